@@ -1,0 +1,101 @@
+"""Hooks of a session in which the gate takes part; registered when it begins to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_weightwatcher.collection import CheckItem, ConfigFile
+from pytest_weightwatcher.report.terminal import header_line, write_summary
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from pytest_weightwatcher.session import GateSession
+
+
+class GateHooks:
+    """Delegates to a :class:`~pytest_weightwatcher.session.GateSession`."""
+
+    def __init__(self, gate: GateSession) -> None:
+        self._gate = gate
+        self._selected: list[str] = []
+
+    def pytest_report_header(self) -> str:
+        return header_line(self._gate)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection(self, session: pytest.Session) -> None:
+        self._selected = self._gate.take_virtual_arguments(session.config)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_make_collect_report(
+        self, collector: pytest.Collector
+    ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+        report = yield
+        if isinstance(collector, ConfigFile) and collector.had_usage_error:
+            report.ww_usage_error = True
+        return report
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(
+        self, session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
+    ) -> None:
+        if not self._gate.needs_virtual_file:
+            return
+        node = ConfigFile.make(session, self._gate.main_path, self._gate)
+        made = list(session.genitems(node))
+        if self._selected:
+            chosen = [item for item in made if _is_selected(item, node.nodeid, self._selected)]
+            if not chosen and not self._gate.is_worker:
+                raise pytest.UsageError(f"not found: {self._selected[0]} (no such check; see --collect-only)")
+            made = chosen
+        items.extend(made)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> None:
+        if not session.config.option.collectonly and not self._gate.is_worker:
+            self._gate.prefetch([item for item in session.items if isinstance(item, CheckItem)])
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[Any]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        if call.when == "call" and isinstance(item, CheckItem) and item.judgement is not None:
+            report.ww = self._gate.payload_of(item)
+        return report
+
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
+        payload: dict[str, Any] | None = getattr(report, "ww", None)
+        if payload is None or report.when != "call" or report.failed:
+            return None
+        verdict = payload["check"]["verdict"]
+        if verdict == "inconclusive":
+            return "inconclusive", "i", "INCONCLUSIVE"
+        if verdict in ("warn", "fail", "error"):
+            return "warned", "w", "WARN" if verdict == "warn" else f"{verdict.upper()} (not enforced)"
+        return None
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        self._gate.close()
+        if self._gate.is_worker or session.config.option.collectonly:
+            return
+        self._gate.finish(is_interrupted=session.exitstatus == pytest.ExitCode.INTERRUPTED)
+        session.exitstatus = self._gate.exit_status(session.exitstatus)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self._gate.result is not None and self._gate.results.n_checks:
+            write_summary(terminalreporter, self._gate, self._gate.result)
+
+    def pytest_unconfigure(self) -> None:
+        self._gate.close()
+
+
+def _is_selected(item: pytest.Item, root: str, selected: list[str]) -> bool:
+    """Tell whether an item lies at or below one of the selected node ids (given without their file part)."""
+    return any(
+        item.nodeid == f"{root}::{wanted}" or item.nodeid.startswith(f"{root}::{wanted}::") or not wanted
+        for wanted in selected
+    )

@@ -1,0 +1,34 @@
+"""Names of collectors and items, safe for every place where pytest takes a node id apart.
+
+``::`` separates nodes, a bracket begins parameters (``--lf`` and xdist look for it), and control or
+direction-changing characters could rewrite a terminal. Names come from checkpoints, which are not trusted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+
+MAX_LENGTH = 200
+_ESCAPED = frozenset("[]%@\\")
+
+
+def escape_name(name: str) -> str:
+    """Return a name for a node id; different names stay different.
+
+    Brackets, ``%``, ``@``, backslashes, ``::`` and characters that do not print become ``%`` and their UTF-8
+    bytes in hexadecimal; a name beyond :data:`MAX_LENGTH` is cut and marked with a hash of the whole.
+    """
+    text = "".join(_escape_character(character) for character in name.replace("::", "\0"))
+    text = text.replace("%00", "%3A%3A") or "%"
+    if len(text) > MAX_LENGTH:
+        digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+        text = f"{text[: MAX_LENGTH - 13]}~{digest}"
+    return text
+
+
+def _escape_character(character: str) -> str:
+    category = unicodedata.category(character)
+    if character not in _ESCAPED and not category.startswith("C") and category not in ("Zl", "Zp"):
+        return character
+    return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogatepass"))

@@ -1,0 +1,99 @@
+"""The pytest plugin: hooks, each of which delegates. Importing this module imports nothing heavy.
+
+What a session needs beyond that begins when a model is asked for or a ww.yaml is collected: then a
+:class:`~pytest_weightwatcher.session.GateSession` is made and its hooks are registered.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_weightwatcher.options import CONFIG_NAME, add_options, read_options
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_weightwatcher.session import GateSession
+
+pytest_plugins = ("pytest_weightwatcher.fixtures",)
+
+_GATE_KEY = pytest.StashKey["GateSession"]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "ww: checks of neural-network checkpoints (pytest-weightwatcher)")
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_ReportWatch(config), "ww-report-watch")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    config = session.config
+    options = read_options(config)
+    if options.is_active:
+        with usage_errors():
+            gate = gate_of(config)
+            gate.plan_main()
+        gate.choose_arguments(config)
+    elif options.asks_for_models_on_the_command_line(config) and not (config.invocation_params.dir / CONFIG_NAME).exists():
+        raise pytest.UsageError("a --ww-... option was given, but no model: add --ww-model PATH, or a ww.yaml with models")
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    config = parent.config
+    is_named = _GATE_KEY in config.stash and file_path == config.stash[_GATE_KEY].main_path
+    if file_path.name != CONFIG_NAME and not is_named:
+        return None
+    from pytest_weightwatcher.collection import ConfigFile
+
+    with usage_errors():
+        gate = gate_of(config)
+    return ConfigFile.make(parent, file_path, gate)
+
+
+def gate_of(config: pytest.Config) -> GateSession:
+    """Return the gate of this session, made when first asked for."""
+    if _GATE_KEY not in config.stash:
+        from pytest_weightwatcher.hooks import GateHooks
+        from pytest_weightwatcher.session import GateSession
+
+        gate = GateSession(config, read_options(config))
+        config.stash[_GATE_KEY] = gate
+        config.pluginmanager.register(GateHooks(gate), "ww-gate")
+    return config.stash[_GATE_KEY]
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Turn errors of the user's input into ``pytest.UsageError``: one sentence, exit code 4."""
+    from pytest_weightwatcher.errors import GateError
+    from spectral.errors import SpectralError
+
+    try:
+        yield
+    except (GateError, SpectralError) as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+class _ReportWatch:
+    """Brings what items reported, from this process or an xdist worker, to the gate of this session."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        payload: dict[str, Any] | None = getattr(report, "ww", None)
+        if payload is not None:
+            gate_of(self._config).receive(payload)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if getattr(report, "ww_usage_error", False):
+            gate_of(self._config).had_usage_error = True

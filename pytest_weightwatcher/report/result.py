@@ -1,0 +1,168 @@
+"""The one result of a run, built from what the items report; plain data, ready for JSON."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from pytest_weightwatcher.baseline import BaselineEntry, entry_of, options_payload, read_entry
+from pytest_weightwatcher.verdict import SEVERITY_ORDER, Judgement, Verdict
+from spectral import __version__
+from spectral.metrics import summarise
+from spectral.weights import MatrixSpec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pytest_weightwatcher.gate import Check, CheckedModel
+    from pytest_weightwatcher.options import GateOptions
+    from spectral.analysis import LayerAnalysis
+
+RESULT_FORMAT = 1
+_MODEL_LEVEL = -1
+
+
+class ResultBuilder:
+    """Collects what items report, in any order and from any process, into one ordered result."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, CheckedModel] = {}
+        self._checks: dict[str, dict[str, Any]] = {}
+        self._layers: dict[tuple[str, str], dict[str, Any]] = {}
+
+    def add_model(self, model: CheckedModel) -> None:
+        """Announce a model; its order is the order of the result."""
+        self._models.setdefault(str(model.path), model)
+
+    def check_payload(self, check: Check, judgement: Judgement, stable_id: str) -> dict[str, Any]:
+        """Return what one item reports, as plain data."""
+        return {
+            "model": str(check.model.path),
+            "layer_index": check.spec.index if check.spec is not None else _MODEL_LEVEL,
+            "check": {
+                "id": stable_id,
+                "layer": check.spec.name if check.spec is not None else None,
+                "check": judgement.check,
+                "verdict": str(judgement.verdict),
+                "value": _number(judgement.value),
+                "limit": {name: _number(value) for name, value in judgement.limit.items()}
+                if judgement.limit
+                else None,
+                "baseline": _number(judgement.baseline),
+                "detail": judgement.detail,
+                "meaning": judgement.meaning if judgement.is_finding else None,
+                "action": judgement.action if judgement.is_finding else None,
+                "line": check.line,
+            },
+        }
+
+    def layer_payload(self, layer: LayerAnalysis, *, with_entry: bool) -> dict[str, Any]:
+        """Return the record of one layer, as plain data; with its baseline entry where one is recorded."""
+        entry = entry_of(layer) if with_entry else None
+        return {
+            "layer": {
+                **_spec_payload(layer.spec),
+                "hash": layer.content_hash,
+                "metrics": {name: _number(value) for name, value in layer.metrics.items()},
+                "reason": layer.reason,
+            },
+            "entry": entry.as_payload() if entry is not None else None,
+        }
+
+    def receive(self, payload: dict[str, Any]) -> None:
+        """Take what an item reported."""
+        check = payload["check"]
+        self._checks[check["id"]] = payload
+        record = payload.get("layer_record")
+        if record is not None:
+            self._layers[payload["model"], record["layer"]["name"]] = record
+
+    def entries_of(self, model: CheckedModel) -> dict[str, BaselineEntry]:
+        """Return the baseline entries that the items of a model reported."""
+        return {
+            name: read_entry(model.path, name, record["entry"])
+            for (path, name), record in self._layers.items()
+            if path == str(model.path) and record["entry"] is not None
+        }
+
+    def layers_without_entry(self, model: CheckedModel) -> list[str]:
+        """Return the layers of a model that have no spectrum to record."""
+        return [
+            name for (path, name), record in self._layers.items() if path == str(model.path) and not record["entry"]
+        ]
+
+    @property
+    def n_checks(self) -> int:
+        """Number of checks that reported."""
+        return len(self._checks)
+
+    def build(self, options: GateOptions) -> dict[str, Any]:
+        """Return the result: format, tool, outcome, counts, options and models with layers and checks."""
+        counts = Counter(payload["check"]["verdict"] for payload in self._checks.values())
+        return {
+            "format": RESULT_FORMAT,
+            "tool": tool_payload(),
+            "outcome": _outcome(counts),
+            "counts": {str(verdict): counts.get(str(verdict), 0) for verdict in SEVERITY_ORDER},
+            "options": {"fail_on": options.fail_on},
+            "models": [self._model_payload(path, model) for path, model in self._models.items()],
+        }
+
+    def _model_payload(self, path: str, model: CheckedModel) -> dict[str, Any]:
+        description = model.description
+        order = {spec.name: spec.index for spec in description.matrices}
+        layers = [
+            record["layer"]
+            for (owner, name), record in sorted(self._layers.items(), key=lambda item: order.get(item[0][1], 0))
+            if owner == path
+        ]
+        reports = [payload for payload in self._checks.values() if payload["model"] == path]
+        # Items run in any order over the workers; within a layer the id keeps them apart.
+        reports.sort(key=lambda payload: (payload["layer_index"], payload["check"]["id"]))
+        min_evals = description.options.min_evals
+        return {
+            "path": model.name,
+            "baseline": model.baseline.path.name if model.baseline is not None else None,
+            "coverage": description.coverage,
+            "options": options_payload(description.options),
+            "summary": summarise(
+                layer["metrics"] for layer in layers if layer["metrics"].get("num_evals", 0) >= min_evals
+            ),
+            "layers": layers,
+            "unanalysed": [
+                {"name": tensor.name, "shape": list(tensor.shape), "dtype": tensor.dtype, "reason": tensor.reason}
+                for tensor in description.unanalysed
+            ],
+            "checks": [payload["check"] for payload in reports],
+        }
+
+
+def tool_payload() -> dict[str, str]:
+    """Return name and version of this tool."""
+    return {"name": "pytest-weightwatcher", "version": __version__}
+
+
+def _spec_payload(spec: MatrixSpec) -> dict[str, Any]:
+    return {
+        "name": spec.name,
+        "type": spec.layer_type.value,
+        "shape": list(spec.shape),
+        "dtype": spec.dtype,
+        "N": spec.N,
+        "M": spec.M,
+        "rf": spec.rf,
+    }
+
+
+def _outcome(counts: Counter[str]) -> str:
+    """Return the worst verdict of the run; where nothing passed and nothing was found, it is inconclusive."""
+    for verdict in (Verdict.ERROR, Verdict.FAIL, Verdict.WARN, Verdict.PASS):
+        if counts.get(str(verdict)):
+            return str(verdict)
+    return str(Verdict.INCONCLUSIVE)
+
+
+def _number(value: float | None) -> float | int | None:
+    """Numbers that do not exist are null: JSON has no NaN."""
+    return value if value is not None and math.isfinite(value) else None

@@ -1,0 +1,87 @@
+"""What the gate prints in a terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pytest_weightwatcher.nodeids import escape_name
+from pytest_weightwatcher.report.ranking import findings_of
+
+if TYPE_CHECKING:
+    import pytest
+
+    from pytest_weightwatcher.gate import Check
+    from pytest_weightwatcher.session import GateSession
+    from pytest_weightwatcher.verdict import Judgement
+
+MAX_FINDINGS = 20
+_WIDTH = 100
+_COLOURS: Mapping[str, dict[str, bool]] = {
+    "fail": {"red": True, "bold": True},
+    "error": {"red": True, "bold": True},
+    "warn": {"yellow": True},
+}
+
+
+def format_finding(check: Check, judgement: Judgement) -> str:
+    """Return the text of a finding: what and how far, what it usually means, what to do."""
+    layer = escape_name(check.spec.name) if check.spec is not None else "the model as a whole"
+    rule = f"{check.model.config.path.name}:{check.line}" if check.line and check.model.config.path else "built in"
+    lines = [
+        f"{judgement.verdict}: {layer} of {escape_name(check.model.name)}: {judgement.check} (rule: {rule})",
+        _paragraph("", judgement.detail),
+    ]
+    if judgement.is_finding:
+        lines += [_paragraph("It usually means: ", judgement.meaning), _paragraph("What to do: ", judgement.action)]
+    return "\n".join(lines)
+
+
+def header_line(gate: GateSession) -> str:
+    """Return the line at the top of the run."""
+    models = gate.models
+    baselines = {model.baseline.path.name for model in models if model.baseline is not None}
+    config = gate.main_path.name if gate.main_path.exists() else "built-in limits"
+    n_matrices = sum(len(model.description.matrices) for model in models)
+    return (
+        f"ww: {len(models)} model{'s' if len(models) != 1 else ''}, {n_matrices} matrices; {config}; "
+        f"baseline: {', '.join(sorted(map(escape_name, baselines))) or 'none'}; fail on: {gate.options.fail_on}"
+    )
+
+
+def write_summary(reporter: pytest.TerminalReporter, gate: GateSession, result: Mapping[str, Any]) -> None:
+    """Write the section of the gate: findings, totals, where the reports are."""
+    reporter.section("weightwatcher", sep="=")
+    if reporter.verbosity >= 0:
+        _write_findings(reporter, result)
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in result["counts"].items() if count)
+    colour = _COLOURS.get(result["outcome"], {"green": True} if result["outcome"] == "pass" else {})
+    reporter.write_line(f"outcome: {result['outcome']} ({counts or 'nothing was checked'})", **colour)
+    for kind, path in gate.written:
+        reporter.write_line(f"{kind}: {path}")
+    for problem in gate.problems:
+        reporter.write_line(f"problem: {problem}", red=True)
+
+
+def _write_findings(reporter: pytest.TerminalReporter, result: Mapping[str, Any]) -> None:
+    for model in result["models"]:
+        findings = findings_of(model)
+        for check in findings[:MAX_FINDINGS]:
+            name = escape_name(check["layer"]) if check["layer"] is not None else escape_name(model["path"])
+            label = f"{check['verdict'].upper():5}"
+            reporter.write(label, **_COLOURS[check["verdict"]])
+            reporter.write_line(f" {name} {check['check']}: {escape_text(check['detail'])}")
+        if len(findings) > MAX_FINDINGS:
+            reporter.write_line(f"... and {len(findings) - MAX_FINDINGS} more; see the reports (--ww-report md:PATH)")
+
+
+def escape_text(text: str) -> str:
+    """Return text without characters that could steer a terminal."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
+def _paragraph(lead: str, text: str) -> str:
+    return textwrap.fill(
+        escape_text(lead + text), width=_WIDTH, initial_indent="  ", subsequent_indent="  ", break_long_words=False
+    )

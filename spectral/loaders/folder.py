@@ -1,0 +1,157 @@
+"""Checkpoints that are folders: shards named by an index file, or one weight file among other things."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from spectral.errors import (
+    CorruptCheckpointError,
+    ModelError,
+    ModelNotFoundError,
+    UnsafeCheckpointError,
+    UnsupportedModelError,
+)
+from spectral.loaders.naming import natural_order
+from spectral.loaders.protocol import TensorInfo, TensorSource
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+MAX_INDEX_BYTES = 100_000_000
+"""Far above any real index (a few MB for the largest models); a guard against a file made to fill memory."""
+
+INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardedFolder:
+    """A checkpoint spread over several files of one folder."""
+
+    path: Path
+    infos: dict[str, TensorInfo] = field(repr=False)
+    shards: dict[str, TensorSource] = field(repr=False)
+    """Tensor name -> the shard that holds it."""
+
+    @property
+    def label(self) -> str:
+        return str(self.path)
+
+    def tensors(self) -> tuple[TensorInfo, ...]:
+        return tuple(self.infos.values())
+
+    def load(self, name: str) -> NDArray[Any]:
+        return self.shards[name].load(name)
+
+
+def open_folder(path: Path, open_file: Callable[[Path], TensorSource]) -> TensorSource:
+    """Open the checkpoint inside a folder.
+
+    An index file is followed first, then ``model.safetensors`` or ``pytorch_model.bin``, then the
+    ``.safetensors`` files of the folder together, then a single file of another weight format.
+
+    Parameters
+    ----------
+    path : Path
+        The folder.
+    open_file : callable
+        Opens one weight file.
+
+    Raises
+    ------
+    ModelNotFoundError
+        The folder holds no weights, or the index names a shard that is not there.
+    UnsafeCheckpointError
+        The index names a file outside the folder.
+    CorruptCheckpointError
+        Index and shards contradict each other.
+    UnsupportedModelError
+        Several unrelated weight files, and nothing that says which one is meant.
+    """
+    for index_name in INDEX_FILES:
+        if (path / index_name).is_file():
+            return _open_index(path, path / index_name, open_file)
+    for weight_name in WEIGHT_FILES:
+        if (path / weight_name).is_file():
+            return open_file(path / weight_name)
+    candidates = sorted(file for file in path.iterdir() if file.suffix in WEIGHT_SUFFIXES and file.is_file())
+    if not candidates:
+        raise ModelNotFoundError(
+            f"{path}: the folder holds no weights (looked for {', '.join(INDEX_FILES + WEIGHT_FILES)} "
+            f"and *{', *'.join(WEIGHT_SUFFIXES)})"
+        )
+    shards = [file for file in candidates if file.suffix == ".safetensors"] or candidates
+    if len(shards) == 1:
+        return open_file(shards[0])
+    if shards[0].suffix != ".safetensors":
+        raise UnsupportedModelError(
+            f"{path}: several weight files and no index: name one of {', '.join(file.name for file in shards)}"
+        )
+    return _join(path, {file.name: open_file(file) for file in shards})
+
+
+def _open_index(path: Path, index: Path, open_file: Callable[[Path], TensorSource]) -> TensorSource:
+    weight_map = _read_weight_map(index)
+    opened: dict[str, TensorSource] = {}
+    for shard in sorted(set(weight_map.values()), key=natural_order):
+        opened[shard] = open_file(_inside(path, index, shard))
+    for name, shard in weight_map.items():
+        if not any(info.name == name for info in opened[shard].tensors()):
+            raise CorruptCheckpointError(f"{index}: names the tensor {name[:200]!r} in {shard}, which does not hold it")
+    return _join(path, opened)
+
+
+def _read_weight_map(index: Path) -> dict[str, str]:
+    try:
+        if index.stat().st_size > MAX_INDEX_BYTES:
+            raise CorruptCheckpointError(f"{index}: larger than {MAX_INDEX_BYTES} bytes, which no index is")
+        payload = json.loads(index.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"{index}: cannot be read: {error.strerror}") from error
+    except RecursionError as error:
+        raise CorruptCheckpointError(f"{index}: nested too deeply") from error
+    except ValueError as error:
+        raise CorruptCheckpointError(f"{index}: not valid JSON ({error})") from error
+    weight_map = payload.get("weight_map") if isinstance(payload, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CorruptCheckpointError(f"{index}: has no weight_map that names shards")
+    for name, shard in weight_map.items():
+        if not isinstance(shard, str):
+            raise CorruptCheckpointError(f"{index}: weight_map[{name[:200]!r}] is not a file name")
+    return weight_map
+
+
+def _inside(path: Path, index: Path, shard: str) -> Path:
+    """Return the path of a shard, which must lie in the folder of its index, links resolved."""
+    relative = PurePosixPath(shard)
+    if not shard or relative.is_absolute() or ".." in relative.parts or "\\" in shard or "\0" in shard:
+        raise UnsafeCheckpointError(f"{index}: names the shard {shard[:200]!r}, outside its folder")
+    file = path / relative
+    if not file.exists():
+        raise ModelNotFoundError(f"{index}: names the shard {shard[:200]!r}, which is missing")
+    folder, target = path.resolve(), file.resolve()
+    # A Hugging Face cache keeps snapshots/<revision>/<file> as links to blobs/<hash> two levels up.
+    if folder not in target.parents and target.parent != folder.parent.parent / "blobs":
+        raise UnsafeCheckpointError(f"{index}: the shard {shard[:200]!r} is a link that leaves its folder")
+    return file
+
+
+def _join(path: Path, opened: dict[str, TensorSource]) -> ShardedFolder:
+    infos: dict[str, TensorInfo] = {}
+    holders: dict[str, TensorSource] = {}
+    for shard, source in opened.items():
+        for info in source.tensors():
+            if info.name in infos:
+                raise CorruptCheckpointError(
+                    f"{path}: the tensor {info.name[:200]!r} is in two shards, {holders[info.name].label} and {shard}"
+                )
+            infos[info.name] = info
+            holders[info.name] = source
+    ordered = sorted(infos, key=natural_order)
+    return ShardedFolder(path=path, infos={name: infos[name] for name in ordered}, shards=holders)

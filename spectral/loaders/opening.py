@@ -1,0 +1,83 @@
+"""Choose the loader for whatever the user calls a model."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from spectral.errors import CorruptCheckpointError, ModelError, ModelNotFoundError, UnsupportedModelError
+from spectral.loaders.folder import open_folder
+from spectral.loaders.memory import is_torch_module, open_mapping, open_module
+from spectral.loaders.protocol import TensorSource
+from spectral.loaders.safetensors import open_safetensors
+from spectral.loaders.torch_file import open_torch_file
+
+_OPENERS = {
+    ".safetensors": open_safetensors,
+    ".pt": open_torch_file,
+    ".pth": open_torch_file,
+    ".bin": open_torch_file,
+}
+
+
+def open_model(model: object) -> TensorSource:
+    """Open a model by its headers; no weights are read yet.
+
+    Parameters
+    ----------
+    model : path, torch.nn.Module, mapping or TensorSource
+        A ``.safetensors``, ``.pt``, ``.pth`` or ``.bin`` file, a folder with weights or shards, a torch
+        module, a state dict, or a dict of numpy arrays. A source that is open already is returned as it is.
+
+    Returns
+    -------
+    TensorSource
+        Names, shapes and dtypes of all tensors, and a way to load one of them.
+
+    Raises
+    ------
+    ModelError
+        One of its subclasses: not found, corrupt, unsafe, of an unsupported kind, or its format needs a
+        package that is not installed. The message is one sentence that names the file and the place.
+    """
+    if isinstance(model, (str, os.PathLike)):
+        return _open_path(Path(os.fspath(model)))
+    if is_torch_module(model):
+        return open_module(model)
+    if isinstance(model, Mapping):
+        return open_mapping(model, label=type(model).__name__)
+    if isinstance(model, TensorSource):
+        return model
+    raise UnsupportedModelError(
+        f"cannot analyse a {type(model).__module__}.{type(model).__qualname__}: expected a path, a torch module, "
+        "a state dict or a dict of numpy arrays"
+    )
+
+
+def _open_path(path: Path) -> TensorSource:
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError as error:
+        raise ModelNotFoundError(f"{path}: no such file or folder") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{str(path)[:200]!r}: cannot be read: {error}") from error
+    if stat.S_ISDIR(mode):
+        return open_folder(path, _open_file)
+    return _open_file(path)
+
+
+def _open_file(path: Path) -> TensorSource:
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        raise UnsupportedModelError(f"{path}: not a regular file")
+    opener = _OPENERS.get(path.suffix.lower())
+    if opener is None:
+        raise UnsupportedModelError(
+            f"{path}: no loader for {path.suffix or 'a file without suffix'}; known are {', '.join(_OPENERS)}"
+        )
+    source = opener(path)
+    if not source.tensors():
+        raise CorruptCheckpointError(f"{path}: holds no tensors")
+    return source

@@ -1,0 +1,82 @@
+"""The contract between the loaders and the rest of the core."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class LayerType(str, Enum):
+    """What a weight tensor does, in the field's own words."""
+
+    DENSE = "dense"
+    EMBEDDING = "embedding"
+    CONV1D = "conv1d"
+    CONV2D = "conv2d"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorInfo:
+    """One tensor as its header describes it; its values are not read.
+
+    Parameters
+    ----------
+    name : str
+        Name inside the checkpoint, for example ``encoder.layer.0.attention.self.query.weight``.
+    shape : tuple of int
+        Stored shape.
+    dtype : str
+        Element type by its numpy or ml_dtypes name (``float32``, ``bfloat16``, ``float8_e4m3fn``).
+    role : LayerType, optional
+        What the framework says the tensor is. ``None`` where only names and shapes are known (files).
+    refusal : str, optional
+        Why the values cannot be analysed although the header is sound (a packed or quantised type).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    role: LayerType | None = None
+    refusal: str | None = None
+
+    @property
+    def n_values(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+@runtime_checkable
+class TensorSource(Protocol):
+    """Where tensors come from: a file, a folder of shards, or a model in memory.
+
+    Opening a source reads headers only; :meth:`load` brings one tensor into memory. Both may be called
+    from several threads at once.
+    """
+
+    @property
+    def label(self) -> str:
+        """What to call the source in messages: a path, or the class of a model."""
+
+    def tensors(self) -> tuple[TensorInfo, ...]:
+        """Return every tensor in the source's own order."""
+
+    def load(self, name: str) -> NDArray[Any]:
+        """Return the values of one tensor in its own dtype, C-ordered and little-endian."""
+
+
+def as_little_endian(array: NDArray[Any]) -> NDArray[Any]:
+    """Return ``array`` C-contiguous and in little-endian byte order, copying only where it must."""
+    import numpy as np
+
+    if array.dtype.byteorder == ">" or (array.dtype.byteorder == "=" and not np.little_endian):
+        array = array.astype(array.dtype.newbyteorder("<"))
+    return np.ascontiguousarray(array)

@@ -1,0 +1,45 @@
+"""From a torch tensor to numpy, bit for bit. Imports torch only through the tensor it is given."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from spectral.errors import ModelError
+from spectral.loaders.dtypes import numpy_dtype, why_not_float
+from spectral.loaders.protocol import LayerType, TensorInfo
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+
+def describe_torch_tensor(name: str, tensor: torch.Tensor, role: LayerType | None = None) -> TensorInfo:
+    """Return the header of a torch tensor; its values are not touched."""
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    refusal = why_not_float(dtype)
+    if tensor.is_quantized:
+        refusal = f"quantised or packed values are not decoded ({dtype})"
+    elif str(tensor.layout) != "torch.strided":
+        refusal = f"sparse storage is not read ({tensor.layout})"
+    elif tensor.is_meta:
+        refusal = "the tensor is on the meta device: it has no values"
+    return TensorInfo(name=name, shape=tuple(tensor.shape), dtype=dtype, role=role, refusal=refusal)
+
+
+def torch_to_numpy(label: str, name: str, tensor: torch.Tensor) -> NDArray[Any]:
+    """Return the values of a torch tensor as a C-ordered array of the same dtype.
+
+    Types that numpy lacks (bfloat16, float8) cross as integers of the same width and are viewed as the
+    ml_dtypes type, so no value changes.
+    """
+    info = describe_torch_tensor(name, tensor)
+    if info.refusal is not None:
+        raise ModelError(f"{label}: tensor {name!r}: {info.refusal}")
+    plain = tensor.detach().cpu().contiguous()
+    dtype = numpy_dtype(info.dtype)
+    if dtype.kind == "f" and dtype.name == info.dtype and dtype.itemsize > 1:
+        return plain.numpy()
+    import torch
+
+    carrier = {1: torch.uint8, 2: torch.int16}[dtype.itemsize]
+    return plain.view(carrier).numpy().view(dtype)

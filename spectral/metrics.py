@@ -1,0 +1,139 @@
+"""The numbers of one layer, by the names that users of this field know (shared definitions in docs/metrics.md)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from spectral.power_law import PowerLawFit
+    from spectral.spectrum import Spectrum
+
+OVER_TRAINED_BELOW = 2.0
+UNDER_TRAINED_ABOVE = 6.0
+"""Martin, Peng and Mahoney, Nature Communications 12 (2021) 4122: well-trained layers have 2 <= alpha <= 6."""
+
+WEAK_RANK_TOLERANCE = 1e-6
+"""Eigenvalues below this count as weak rank loss."""
+
+ENTROPY_EPSILON = 1e-10
+
+SUMMARY_METRICS = (
+    "log_norm",
+    "alpha",
+    "alpha_weighted",
+    "log_alpha_norm",
+    "log_spectral_norm",
+    "stable_rank",
+    "mp_softrank",
+)
+"""What the summary averages, in the incumbent's order; a metric that no layer has is left out."""
+
+SPECTRUM_METRICS = (
+    "num_evals",
+    "lambda_max",
+    "sv_max",
+    "sv_min",
+    "rank_loss",
+    "weak_rank_loss",
+    "norm",
+    "log_norm",
+    "spectral_norm",
+    "log_spectral_norm",
+    "stable_rank",
+    "matrix_rank",
+    "entropy",
+    "n_dead_rows",
+    "n_dead_columns",
+)
+POWER_LAW_METRICS = ("alpha", "xmin", "xmax", "D", "sigma", "num_pl_spikes", "alpha_weighted", "log_alpha_norm")
+LAYER_METRICS = SPECTRUM_METRICS + POWER_LAW_METRICS
+"""Every metric of a layer, in the order of the reports."""
+
+
+def spectrum_metrics(spectrum: Spectrum) -> dict[str, float | int]:
+    """Compute norms and ranks from a spectrum.
+
+    Parameters
+    ----------
+    spectrum : Spectrum
+        Of a matrix that is not all zero, so that λmax > 0.
+
+    Returns
+    -------
+    dict
+        The names of :data:`SPECTRUM_METRICS`. ``entropy`` lies in [0, 1] and is absent for a matrix of rank
+        one, where its definition -Σ p ln p / ln(rank) has no denominator.
+    """
+    evals = spectrum.evals
+    largest = float(evals[-1])
+    norm = float(np.sum(evals))
+    singular = np.sqrt(evals)
+    rank = int(np.count_nonzero(singular > singular[-1] * spectrum.N * np.finfo(np.float64).eps))
+    metrics: dict[str, float | int] = {
+        "num_evals": len(evals),
+        "lambda_max": largest,
+        "sv_max": spectrum.sv_max,
+        "sv_min": spectrum.sv_min,
+        "rank_loss": spectrum.rank_loss,
+        "weak_rank_loss": int(np.count_nonzero(evals < WEAK_RANK_TOLERANCE)),
+        "norm": norm,
+        "log_norm": float(np.log10(norm)),
+        "spectral_norm": largest,
+        "log_spectral_norm": float(np.log10(largest)),
+        "stable_rank": norm / largest,
+        "matrix_rank": rank,
+        "n_dead_rows": spectrum.n_dead_rows,
+        "n_dead_columns": spectrum.n_dead_columns,
+    }
+    if rank > 1:
+        share = evals / norm + ENTROPY_EPSILON
+        metrics["entropy"] = float(-np.sum(share * np.log(share)) / np.log(rank + ENTROPY_EPSILON))
+    return metrics
+
+
+def power_law_metrics(spectrum: Spectrum, fit: PowerLawFit) -> dict[str, float | int]:
+    """Return the numbers of a fit, and the norms weighted by its exponent.
+
+    ``log_alpha_norm`` = log10 Σ λ^α is summed relative to λmax, because λ^α overflows.
+    """
+    log_evals = np.log10(spectrum.evals[spectrum.evals > 0.0])
+    largest = float(log_evals[-1])
+    return {
+        "alpha": fit.alpha,
+        "xmin": fit.xmin,
+        "xmax": fit.xmax,
+        "D": fit.D,
+        "sigma": fit.sigma,
+        "num_pl_spikes": fit.n_tail,
+        "alpha_weighted": fit.alpha * largest,
+        "log_alpha_norm": fit.alpha * largest
+        + float(np.log10(np.sum(10.0 ** (fit.alpha * (log_evals - largest))))),
+    }
+
+
+def training_warning(alpha: float) -> str:
+    """Return ``over-trained`` below alpha 2, ``under-trained`` above 6, and an empty string between."""
+    if alpha < OVER_TRAINED_BELOW:
+        return "over-trained"
+    return "under-trained" if alpha > UNDER_TRAINED_ABOVE else ""
+
+
+def summarise(layers: Iterable[Mapping[str, float | int]]) -> dict[str, float]:
+    """Average the :data:`SUMMARY_METRICS` over layers, each over the layers that have it.
+
+    Parameters
+    ----------
+    layers : iterable of mapping
+        The metrics of each layer; a layer whose fit failed has no ``alpha`` and does not enter its mean.
+    """
+    rows = tuple(layers)
+    summary: dict[str, float] = {}
+    for name in SUMMARY_METRICS:
+        values = [float(row[name]) for row in rows if name in row]
+        if values:
+            summary[name] = float(np.mean(values))
+    return summary

@@ -1,0 +1,205 @@
+"""Power-law fit of the tail of an ESD.
+
+Continuous maximum likelihood with the Kolmogorov-Smirnov choice of xmin: Clauset, Shalizi and Newman,
+SIAM Review 51 (2009) 661, equations 3.1 (exponent), 3.2 (its error) and 3.9 (distance).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+EVALS_THRESHOLD = 1e-5
+"""Eigenvalues at or below this do not enter the fit (the incumbent's threshold)."""
+
+MIN_EVALS = 8
+"""The incumbent's least number of eigenvalues; the gate asks for more."""
+
+SMALL_SAMPLE = 20
+"""Below this many values the exponent is bias-corrected, and the tail keeps at least MIN_TAIL points."""
+
+MIN_TAIL = 8
+
+_PROBES = 16
+_SLACK = 1e-12
+
+
+class FitFailureReason(str, Enum):
+    """Why there is no power-law fit."""
+
+    TOO_FEW_EIGENVALUES = "too_few_eigenvalues"
+    NO_SPECTRUM = "no_spectrum"
+    NO_SPREAD = "no_spread"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PowerLawFit:
+    """p(x) = (α-1)/xmin · (x/xmin)^(-α) for x >= xmin.
+
+    Attributes
+    ----------
+    alpha : float
+        Exponent α > 1.
+    sigma : float
+        Its standard error (α-1)/√n_tail.
+    xmin, xmax : float
+        Where the tail begins, and the largest value.
+    D : float
+        Kolmogorov-Smirnov distance of tail and fit, 0 to 1.
+    n_tail : int
+        Number of values from xmin on (`num_pl_spikes`).
+    """
+
+    alpha: float
+    sigma: float
+    xmin: float
+    xmax: float
+    D: float
+    n_tail: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitFailure:
+    """There is no fit, and this is why."""
+
+    reason: FitFailureReason
+    detail: str
+
+
+def fit_power_law(evals: NDArray[np.float64], *, min_evals: int = MIN_EVALS) -> PowerLawFit | FitFailure:
+    """Fit a power law to the tail of a spectrum.
+
+    On x = λ above :data:`EVALS_THRESHOLD`, for each candidate xmin = x_i: ``α_i = 1 + n_i / Σ ln(x_j/x_i)``
+    and D_i, the largest distance of the tail's empirical from its fitted distribution; the i of the first
+    smallest D is the fit.
+
+    Parameters
+    ----------
+    evals : ndarray of float64, shape (n,)
+        Eigenvalues, ascending.
+    min_evals : int
+        Fewer eigenvalues than this are not fitted. At least 2.
+
+    Returns
+    -------
+    PowerLawFit or FitFailure
+        Never a number that stands for a failure.
+
+    Notes
+    -----
+    D_i is a maximum over the tail, so its value at a few points bounds it from below. Candidates are
+    evaluated in full in the order of that bound and only while it could still win, which leaves the result
+    as the full scan has it.
+    """
+    if len(evals) < min_evals:
+        return _too_few(f"{len(evals)} eigenvalues, at least {min_evals} are needed for a fit")
+    x = np.asarray(evals[evals > EVALS_THRESHOLD], dtype=np.float64)
+    n = len(x)
+    min_tail = MIN_TAIL if n < SMALL_SAMPLE else 2
+    if n < min_tail:
+        return _too_few(f"{n} eigenvalues above {EVALS_THRESHOLD:g}, at least {min_tail} are needed for a fit")
+    log_x = np.log(x)
+    alphas = _exponents(log_x)
+    starts = np.arange(n - min_tail + 1)
+    starts = starts[np.isfinite(alphas[starts]) & (alphas[starts] > 1.0)]
+    if len(starts) == 0:
+        return FitFailure(reason=FitFailureReason.NO_SPREAD, detail="all eigenvalues in the tail are equal")
+    best, distance = _first_smallest_distance(log_x, alphas, starts)
+    n_tail = n - best
+    return PowerLawFit(
+        alpha=float(alphas[best]),
+        sigma=float((alphas[best] - 1.0) / np.sqrt(n_tail)),
+        xmin=float(x[best]),
+        xmax=float(x[-1]),
+        D=distance,
+        # Values equal to xmin that stand before it belong to the tail, too.
+        n_tail=int(n - np.searchsorted(x, x[best], side="left")),
+    )
+
+
+def alpha_at_tail(evals: NDArray[np.float64], n_tail: int) -> float | None:
+    """Return the exponent of the largest ``n_tail`` eigenvalues, wherever their own best xmin lies.
+
+    The same estimator as :func:`fit_power_law` at a given tail, so that a spectrum and its slightly changed
+    copy are compared over the same part: the choice of xmin jumps, this does not.
+
+    Parameters
+    ----------
+    evals : ndarray of float64, shape (n,)
+        Eigenvalues, ascending.
+    n_tail : int
+        Size of the tail, at least 2.
+
+    Returns
+    -------
+    float or None
+        None where fewer than ``n_tail`` eigenvalues exceed :data:`EVALS_THRESHOLD`, or all are equal.
+    """
+    if n_tail < 2 or len(evals) < n_tail or not evals[-n_tail] > EVALS_THRESHOLD:
+        return None
+    log_x = np.log(evals[-n_tail:])
+    total = float(np.sum(log_x - log_x[0]))
+    if not total > 0.0:
+        return None
+    n_fitted = n_tail - 1 if np.count_nonzero(evals > EVALS_THRESHOLD) < SMALL_SAMPLE else n_tail
+    return 1.0 + n_fitted / total
+
+
+def _too_few(detail: str) -> FitFailure:
+    return FitFailure(reason=FitFailureReason.TOO_FEW_EIGENVALUES, detail=detail)
+
+
+def _exponents(log_x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return α_i for the tail beginning at each i; infinite where all its values are equal."""
+    n = len(log_x)
+    n_tail = np.arange(n, 0, -1, dtype=np.float64)
+    # Sums of distances to the largest value: small terms first, and no cancellation for the short tails.
+    below_top = log_x[-1] - log_x
+    totals = n_tail * below_top - np.cumsum(below_top[::-1])[::-1]
+    numerators = n_tail - 1.0 if n < SMALL_SAMPLE else n_tail
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.where(totals > 0.0, 1.0 + numerators / totals, np.inf), dtype=np.float64)
+
+
+def _first_smallest_distance(
+    log_x: NDArray[np.float64], alphas: NDArray[np.float64], starts: NDArray[np.intp]
+) -> tuple[int, float]:
+    """Return the first start with the smallest Kolmogorov-Smirnov distance, and that distance."""
+    bounds = _lower_bounds(log_x, alphas, starts)
+    best, smallest = -1, np.inf
+    for position in np.argsort(bounds, kind="stable"):
+        if bounds[position] * (1.0 - _SLACK) > smallest:
+            break
+        start = int(starts[position])
+        distance = _distance(log_x, float(alphas[start]), start)
+        if distance < smallest or (distance == smallest and start < best):
+            best, smallest = start, distance
+    return best, float(smallest)
+
+
+def _distance(log_x: NDArray[np.float64], alpha: float, start: int) -> float:
+    tail = log_x[start:]
+    n = len(tail)
+    fitted = -np.expm1((1.0 - alpha) * (tail - tail[0]))
+    return float(np.max(np.abs(fitted - np.arange(n) / n)))
+
+
+def _lower_bounds(
+    log_x: NDArray[np.float64], alphas: NDArray[np.float64], starts: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """Return max_j over a few j of the distance for every start: never above the distance itself."""
+    n_tail = len(log_x) - starts
+    steps = (n_tail[:, None] * np.arange(1, _PROBES)) // _PROBES
+    distances = log_x[starts[:, None] + steps] - log_x[starts][:, None]
+    fitted = -np.expm1((1.0 - alphas[starts])[:, None] * distances)
+    # steps are below n_tail, so every probe is a point of the tail; the first point has distance 0.
+    return np.asarray(np.max(np.abs(fitted - steps / n_tail[:, None]), axis=1), dtype=np.float64)

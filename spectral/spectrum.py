@@ -1,0 +1,198 @@
+"""From a weight matrix to its empirical spectral density (ESD).
+
+The eigenvalues of X = WᵀW come from the Gram matrix in float64 and LAPACK's symmetric solver, which costs a
+fraction of an SVD. The Gram matrix is accumulated over row blocks of fixed size, so that a tall matrix is
+never converted to float64 as a whole, and so that the bits do not depend on who computes them.
+
+A Gram matrix cannot resolve eigenvalues below about M·eps·λmax. Where the smallest one lies there (a matrix
+that is or nearly is rank-deficient) the spectrum is taken again from singular values, streamed through QR.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from spectral.weights import WeightMatrix
+
+BLOCK_VALUES = 1 << 21
+"""Values converted to float64 at a time (16 MiB)."""
+
+GRAM_FLOOR = 16
+"""Eigenvalues below GRAM_FLOOR·M·eps·λmax are lost in the rounding of the Gram matrix (Golub and Van Loan,
+Matrix Computations, 4th ed., section 5.3.2 and theorem 8.1.4: the error is of the order of eps·‖WᵀW‖)."""
+
+_EPS = float(np.finfo(np.float64).eps)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Spectrum:
+    """The pooled eigenvalues of one weight matrix.
+
+    Attributes
+    ----------
+    evals : ndarray of float64, shape (M * rf,)
+        Eigenvalues λ = σ² of X = WᵀW of every slice, ascending, read-only, not divided by N.
+    N, M : int
+        Larger and smaller dimension of a slice.
+    rf : int
+        Number of slices.
+    sv_max : float
+        Largest singular value.
+    sv_min : float
+        Over the slices, the largest of the smallest singular values.
+    rank_loss : int
+        Σ over slices of #{σ <= max σ · N · eps}.
+    n_dead_rows, n_dead_columns : int
+        Rows and columns, in stored orientation, that are zero in every slice.
+    method : {"gram", "svd"}
+        How the eigenvalues were obtained.
+    """
+
+    evals: NDArray[np.float64] = field(repr=False)
+    N: int
+    M: int
+    rf: int
+    sv_max: float
+    sv_min: float
+    rank_loss: int
+    n_dead_rows: int
+    n_dead_columns: int
+    method: Literal["gram", "svd"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpectrumFailure:
+    """Why a matrix has no spectrum.
+
+    Attributes
+    ----------
+    kind : {"non_finite", "all_zero", "overflow"}
+        NaN or infinite values, nothing but zeros, or finite values whose squares exceed float64.
+    detail : str
+        One sentence with counts and the first place.
+    """
+
+    kind: Literal["non_finite", "all_zero", "overflow"]
+    detail: str
+
+
+def compute_spectrum(matrix: WeightMatrix) -> Spectrum | SpectrumFailure:
+    """Compute the eigenvalues of X = WᵀW, pooled over slices.
+
+    Parameters
+    ----------
+    matrix : WeightMatrix
+        Values in any float type; they are not written to.
+
+    Returns
+    -------
+    Spectrum or SpectrumFailure
+        A failure where the values are not finite or all zero: such a matrix has no meaningful spectrum.
+
+    Notes
+    -----
+    Deterministic for one BLAS thread: same values, same bits (see :mod:`spectral.execution`).
+    """
+    spec = matrix.spec
+    with np.errstate(over="ignore", invalid="ignore"):
+        grams, row_energy, column_energy = _grams(matrix.slices)
+    energy = float(column_energy.sum())
+    if not np.isfinite(energy):
+        return _explain_non_finite(matrix)
+    if energy == 0.0 and not np.any(matrix.slices):
+        return SpectrumFailure(kind="all_zero", detail=f"all {matrix.slices.size} values are zero")
+    evals = np.linalg.eigvalsh(grams)
+    largest = float(evals[:, -1].max())
+    method: Literal["gram", "svd"] = "gram"
+    floor = GRAM_FLOOR * spec.M * _EPS * evals[:, -1]
+    if largest <= np.finfo(np.float64).tiny or bool(np.any(evals[:, 0] <= floor)):
+        method = "svd"
+        singular = np.stack([_singular_values(block) for block in matrix.slices])
+    else:
+        singular = np.sqrt(evals)
+    singular *= spec.scale
+    tolerance = singular[:, -1:] * (spec.N * _EPS)
+    pooled = np.sort((singular * singular).ravel())
+    pooled.flags.writeable = False
+    return Spectrum(
+        evals=pooled,
+        N=spec.N,
+        M=spec.M,
+        rf=spec.rf,
+        sv_max=float(singular[:, -1].max()),
+        sv_min=float(singular[:, 0].max()),
+        rank_loss=int(np.count_nonzero(singular <= tolerance)),
+        n_dead_rows=int(np.count_nonzero(row_energy == 0.0)),
+        n_dead_columns=int(np.count_nonzero(column_energy == 0.0)),
+        method=method,
+    )
+
+
+def _grams(
+    slices: NDArray[Any],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return the Gram matrix of each slice on its smaller side, and Σ W² by stored row and column."""
+    n_slices, rows, columns = slices.shape
+    small = min(rows, columns)
+    grams = np.zeros((n_slices, small, small))
+    energies = np.zeros(max(rows, columns))
+    for index in range(n_slices):
+        start = 0
+        for block in _tall_blocks(slices[index]):
+            grams[index] += block.T @ block
+            energies[start : start + len(block)] += np.einsum("ij,ij->i", block, block)
+            start += len(block)
+    small_energies = np.einsum("kii->i", grams)
+    if rows >= columns:
+        return grams, energies, small_energies
+    return grams, small_energies, energies
+
+
+def _tall_blocks(matrix: NDArray[Any]) -> Iterator[NDArray[np.float64]]:
+    """Yield the matrix, turned so that it is tall, as float64 blocks of whole rows."""
+    tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
+    n_rows = max(1, BLOCK_VALUES // tall.shape[1])
+    for start in range(0, len(tall), n_rows):
+        yield tall[start : start + n_rows].astype(np.float64)
+
+
+def _singular_values(matrix: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the singular values, ascending, at full relative accuracy to the largest one.
+
+    A tall matrix is first reduced to its triangular factor block by block (TSQR: Demmel, Grigori, Hoemmen
+    and Langou, SIAM J. Sci. Comput. 34, 2012, section 3), which has the same singular values.
+    """
+    n_rows, n_columns = max(matrix.shape), min(matrix.shape)
+    if n_rows * n_columns <= BLOCK_VALUES:
+        reduced = matrix.astype(np.float64)
+    else:
+        reduced = np.empty((0, n_columns))
+        for block in _tall_blocks(matrix):
+            reduced = np.linalg.qr(np.vstack([reduced, block]), mode="r")
+    return np.sort(np.linalg.svd(reduced, compute_uv=False))
+
+
+def _explain_non_finite(matrix: WeightMatrix) -> SpectrumFailure:
+    """Count the values that are not finite and find the first one, slice by slice."""
+    n_bad = 0
+    first: tuple[int, int, int] | None = None
+    for index, block in enumerate(matrix.slices):
+        bad = ~np.isfinite(block)
+        n_bad += int(np.count_nonzero(bad))
+        if first is None and bad.any():
+            row, column = np.unravel_index(int(np.argmax(bad)), bad.shape)
+            first = (index, int(row), int(column))
+    if first is None:
+        return SpectrumFailure(kind="overflow", detail="the squares of the values exceed the range of float64")
+    place = f"row {first[1]}, column {first[2]}" + (f" of slice {first[0]}" if matrix.spec.rf > 1 else "")
+    return SpectrumFailure(
+        kind="non_finite", detail=f"{n_bad} of {matrix.slices.size} values are NaN or infinite, the first at {place}"
+    )
