@@ -7,7 +7,6 @@ spectrum. Numbers have six significant digits, so that a new recording of the sa
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +14,16 @@ import numpy as np
 
 from pytest_weightwatcher.errors import BaselineError
 from pytest_weightwatcher.files import write_atomically
-from spectral.analysis import AnalysisOptions, LayerAnalysis
 from spectral.loaders.naming import natural_order
 from spectral.paired import sketch_counts, sketch_spectrum
 from spectral.power_law import PowerLawFit, alpha_at_tail
 from spectral.spectrum import Spectrum
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
+
+    from spectral.analysis import AnalysisOptions, LayerAnalysis
 
 BASELINE_FORMAT = 1
 MAX_BYTES = 200_000_000
@@ -181,6 +182,14 @@ def _refuse_constant(text: str) -> Any:
 
 
 def read_entry(path: Path, name: str, entry: Any) -> BaselineEntry:
+    """Check one entry and return it as a record; ``path`` and ``name`` are for the message.
+
+    Raises
+    ------
+    BaselineError
+        The entry is incomplete, or a value in it is impossible.
+    """
+
     def refuse(problem: str) -> BaselineError:
         return BaselineError(f"{path}: matrix {name[:200]!r}: {problem}")
 

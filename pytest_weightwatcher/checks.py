@@ -83,7 +83,7 @@ _MEANINGS: Mapping[str, Meaning] = MappingProxyType(
             action=_DEFAULT_MEANING.action,
         ),
         INTEGRITY: Meaning(
-            below="The weights themselves are damaged: training diverged, or the file was written or converted wrongly.",
+            below="The weights themselves are damaged: training diverged, or the file was written wrongly.",
             above="",
             action="Do not ship this checkpoint; go back to the last one that passes.",
         ),
@@ -101,8 +101,8 @@ _MEANINGS: Mapping[str, Meaning] = MappingProxyType(
         ),
         SPECTRUM_REGRESSION: Meaning(
             below="",
-            above="The singular values moved far beyond rounding: re-initialised, pruned, quantised too coarsely, or a few "
-            "weights out of place.",
+            above="The singular values moved far beyond rounding: re-initialised, pruned, quantised too coarsely, "
+            "or a few weights out of place.",
             action="Compare with the step that changed this layer (fine-tune, quantisation, merge). If the new "
             "checkpoint is right, record it with --ww-update-baseline.",
         ),

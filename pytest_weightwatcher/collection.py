@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +12,7 @@ from spectral.errors import SpectralError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from pytest_weightwatcher.gate import Check, CheckedModel
     from pytest_weightwatcher.session import GateSession
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from spectral.weights import MatrixSpec
 
 
-class GateFailure(Exception):
+class CheckFailedError(Exception):
     """A check that fails the run; pytest shows its text without a traceback."""
 
 
@@ -116,7 +116,7 @@ class CheckItem(pytest.Item):
         self.judgement = judgement
         self.user_properties[:] = self._properties(judgement)
         if self.gate.is_enforced(judgement):
-            raise GateFailure(self.gate.format_failure(self.check, judgement))
+            raise CheckFailedError(self.gate.format_failure(self.check, judgement))
         if str(judgement.verdict) in ("skipped", "inconclusive"):
             pytest.skip(f"{judgement.verdict}: {judgement.detail}")
 
@@ -129,7 +129,7 @@ class CheckItem(pytest.Item):
         return properties
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        if isinstance(excinfo.value, GateFailure):
+        if isinstance(excinfo.value, CheckFailedError):
             return str(excinfo.value)
         return super().repr_failure(excinfo, style)
 

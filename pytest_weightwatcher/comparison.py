@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pytest_weightwatcher.baseline import BaselineEntry
-from spectral.analysis import LayerAnalysis
 from spectral.paired import sketch_spectrum, spectral_displacement
 from spectral.power_law import alpha_at_tail
 from spectral.spectrum import Spectrum
+
+if TYPE_CHECKING:
+    from pytest_weightwatcher.baseline import BaselineEntry
+    from spectral.analysis import LayerAnalysis
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

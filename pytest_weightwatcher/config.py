@@ -75,7 +75,7 @@ class Limit(_Section):
 
 
 def _off(value: Any) -> Any:
-    """``false`` switches an entry off; an entry left empty is a slip, not a wish."""
+    """Read ``false`` as a wish to switch an entry off, and an entry left empty as a slip."""
     if value is None:
         raise ValueError("is empty; write false to switch it off")
     return None if value is False else value
@@ -109,9 +109,7 @@ class RegressionSection(_Section):
     """Limits against the baseline."""
 
     alpha: Annotated[AlphaRegression | None, BeforeValidator(_off)] = Field(default_factory=AlphaRegression)
-    spectrum: Annotated[SpectrumRegression | None, BeforeValidator(_off)] = Field(
-        default_factory=SpectrumRegression
-    )
+    spectrum: Annotated[SpectrumRegression | None, BeforeValidator(_off)] = Field(default_factory=SpectrumRegression)
 
 
 class Override(_Section):
@@ -148,6 +146,10 @@ class Config(_Section):
     report: ReportSection = Field(default_factory=ReportSection)
 
     _source: YamlSource | None = PrivateAttr(default=None)
+
+    def remember(self, source: YamlSource) -> None:
+        """Keep the file this was read from, for the lines of its entries."""
+        self._source = source
 
     @property
     def path(self) -> Path | None:
@@ -186,7 +188,7 @@ def load_config(path: Path) -> Config:
         config = Config.model_validate(source.data)
     except ValidationError as error:
         raise _explain(source, error.errors(include_url=False)[0]) from error
-    config._source = source
+    config.remember(source)
     _check_names(config)
     return config
 
@@ -240,14 +242,14 @@ def _merge(
 
 
 def _replaced(config: Config, location: Location, before: Rule | None, limit: Limit) -> Rule:
-    """A limit under ``checks`` stands for itself; one that gives only a severity keeps the built-in bounds."""
+    """Apply a limit under ``checks``: it stands for itself; with a severity alone it keeps the built-in bounds."""
     if limit.min is not None or limit.max is not None:
         before = None
     return _patched(config, location, before, limit)
 
 
 def _patched(config: Config, location: Location, before: Rule | None, limit: Limit) -> Rule:
-    """A limit under ``overrides`` changes what it names and leaves the rest as it was."""
+    """Apply a limit under ``overrides``: it changes what it names and leaves the rest as it was."""
     minimum = before.minimum if before and limit.min is None else limit.min
     maximum = before.maximum if before and limit.max is None else limit.max
     if minimum is None and maximum is None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from pytest_weightwatcher.errors import WrongSpectralPackageError
 
 
-
 def require_spectral_core() -> None:
     """Raise one clear sentence where ``spectral`` is another package, or is missing.
 

@@ -32,7 +32,7 @@ def _checkpoint_names(config: pytest.Config) -> list[str]:
 
 @pytest.fixture(scope="session")
 def ww_checkpoint(request: pytest.FixtureRequest) -> Any:
-    """The opened model of ``--ww-model`` or ww.yaml that this test runs for (internal to the plugin)."""
+    """Return the opened model of ``--ww-model`` or ww.yaml that this test runs for (internal to the plugin)."""
     from pytest_weightwatcher.plugin import gate_of, usage_errors
 
     with usage_errors():
@@ -49,13 +49,13 @@ def ww_checkpoint(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture(scope="session")
 def ww_model(ww_checkpoint: Any) -> Any:
-    """Path of the model under test. Override it to return a torch module, a state dict or a dict of arrays."""
+    """Return the path of the model under test; override it to return a module, a state dict or arrays."""
     return ww_checkpoint.path
 
 
 @pytest.fixture(scope="session")
 def ww_config(request: pytest.FixtureRequest) -> Config:
-    """The limits in force: those of ww.yaml, or the built-in ones."""
+    """Return the limits in force: those of ww.yaml, or the built-in ones."""
     from pytest_weightwatcher.plugin import gate_of, usage_errors
 
     with usage_errors():
@@ -65,7 +65,7 @@ def ww_config(request: pytest.FixtureRequest) -> Config:
 
 @pytest.fixture(scope="session")
 def ww_analysis(request: pytest.FixtureRequest, ww_model: Any, ww_config: Config) -> Analysis:
-    """The analysis of ``ww_model`` with the options of ww.yaml; shared with the gate's own checks."""
+    """Return the analysis of ``ww_model`` with the options of ww.yaml; shared with the gate's own checks."""
     from pytest_weightwatcher.plugin import gate_of
 
     gate = gate_of(request.config)
@@ -80,11 +80,11 @@ def ww_analysis(request: pytest.FixtureRequest, ww_model: Any, ww_config: Config
 
 @pytest.fixture(scope="session")
 def ww_details(ww_analysis: Analysis) -> pd.DataFrame:
-    """One row per matrix of ``ww_model``, with every metric."""
+    """Return one row per matrix of ``ww_model``, with every metric."""
     return ww_analysis.details
 
 
 @pytest.fixture(scope="session")
 def ww_summary(ww_analysis: Analysis) -> dict[str, float]:
-    """Means of the metrics over the layers of ``ww_model``."""
+    """Return the means of the metrics over the layers of ``ww_model``."""
     return ww_analysis.summary

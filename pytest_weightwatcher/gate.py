@@ -33,7 +33,15 @@ from pytest_weightwatcher.verdict import (
     judge_metric,
     judge_spectrum_regression,
 )
-from spectral.analysis import Analysis, AnalysisOptions, Description, LayerAnalysis, MatrixTask, analyze_matrix, describe
+from spectral.analysis import (
+    Analysis,
+    AnalysisOptions,
+    Description,
+    LayerAnalysis,
+    MatrixTask,
+    analyze_matrix,
+    describe,
+)
 from spectral.errors import ModelError, ModelNotFoundError
 from spectral.execution import n_default_workers, single_threaded_blas
 
@@ -130,7 +138,9 @@ def plan_models(
         options = config.analysis
         description = describe(path, fit=options.fit, min_evals=options.min_evals, exclude=options.exclude)
         if not description.matrices:
-            raise ModelNotFoundError(f"{path}: holds no weight matrix to check (see the formats and layers in the docs)")
+            raise ModelNotFoundError(
+                f"{path}: holds no weight matrix to check (see the formats and layers in the docs)"
+            )
         location = _baseline_path(baseline or entry_baseline, path)
         models.append(
             CheckedModel(
@@ -204,9 +214,7 @@ class Gate:
 
     def layer(self, model: CheckedModel, spec: MatrixSpec) -> LayerAnalysis:
         """Return the analysis of one matrix, waiting for it."""
-        return self._future(
-            MatrixTask(source=model.description.source, spec=spec, options=_options(model))
-        ).result()
+        return self._future(MatrixTask(source=model.description.source, spec=spec, options=_options(model))).result()
 
     def analysis(self, model: CheckedModel) -> Analysis:
         """Return the analysis of a whole model, reusing what has been computed."""
@@ -310,7 +318,7 @@ def _expand(pattern: str) -> list[Path]:
     """Expand a shell pattern; a path that exists as it stands is taken literally."""
     if os.path.lexists(pattern) or not _PATTERN_CHARACTERS & set(pattern):
         return [Path(os.path.normpath(pattern))]
-    return [Path(os.path.normpath(path)) for path in sorted(glob.glob(pattern, recursive=True))]
+    return [Path(os.path.normpath(path)) for path in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207 (Path.glob refuses absolute patterns)
 
 
 def _short_names(paths: list[Path]) -> list[str]:
@@ -346,9 +354,7 @@ def _open_baseline(location: Path | None, description: Description) -> BaselineS
         if not recorded.entries:
             raise BaselineError(f"{location}: the baseline holds no matrices")
         _check_options(recorded, description)
-        shapes = {
-            name: entry.shape for name, entry in recorded.entries.items() if not _is_excluded(name, description)
-        }
+        shapes = {name: entry.shape for name, entry in recorded.entries.items() if not _is_excluded(name, description)}
         return BaselineSource(path=location, shapes=shapes, recorded=recorded, tasks={})
     options = description.options
     other = describe(location, fit=options.fit, min_evals=options.min_evals, exclude=options.exclude)

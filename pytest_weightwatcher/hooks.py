@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_weightwatcher.collection import CheckItem, ConfigFile
+from pytest_weightwatcher.plugin import PAYLOAD_ATTRIBUTE, USAGE_ERROR_ATTRIBUTE
 from pytest_weightwatcher.report.terminal import header_line, write_summary
 
 if TYPE_CHECKING:
@@ -35,13 +36,11 @@ class GateHooks:
     ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
         report = yield
         if isinstance(collector, ConfigFile) and collector.had_usage_error:
-            report.ww_usage_error = True
+            report.__dict__[USAGE_ERROR_ATTRIBUTE] = True
         return report
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_collection_modifyitems(
-        self, session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
-    ) -> None:
+    def pytest_collection_modifyitems(self, session: pytest.Session, items: list[pytest.Item]) -> None:
         if not self._gate.needs_virtual_file:
             return
         node = ConfigFile.make(session, self._gate.main_path, self._gate)
@@ -64,11 +63,11 @@ class GateHooks:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
         if call.when == "call" and isinstance(item, CheckItem) and item.judgement is not None:
-            report.ww = self._gate.payload_of(item)
+            report.__dict__[PAYLOAD_ATTRIBUTE] = self._gate.payload_of(item)
         return report
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
-        payload: dict[str, Any] | None = getattr(report, "ww", None)
+        payload: dict[str, Any] | None = getattr(report, PAYLOAD_ATTRIBUTE, None)
         if payload is None or report.when != "call" or report.failed:
             return None
         verdict = payload["check"]["verdict"]

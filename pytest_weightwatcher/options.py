@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 CONFIG_NAME = "ww.yaml"
 REPORT_TYPES = ("json", "md")
@@ -61,7 +61,7 @@ class GateOptions:
         return bool(self.models) or self.config is not None
 
     def asks_for_models_on_the_command_line(self, config: pytest.Config) -> bool:
-        """True where the command line has an option that makes no sense without a model."""
+        """Tell whether the command line has an option that makes no sense without a model."""
         return any(getattr(config.option, name) for name in ("ww_baseline", "ww_update_baseline", "ww_report"))
 
 

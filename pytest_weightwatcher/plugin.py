@@ -7,7 +7,6 @@ What a session needs beyond that begins when a model is asked for or a ww.yaml i
 from __future__ import annotations
 
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,10 +15,15 @@ from pytest_weightwatcher.options import CONFIG_NAME, add_options, read_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from pytest_weightwatcher.session import GateSession
 
 pytest_plugins = ("pytest_weightwatcher.fixtures",)
+
+PAYLOAD_ATTRIBUTE = "ww"
+USAGE_ERROR_ATTRIBUTE = "ww_usage_error"
+"""Attributes of a report; xdist carries them to the session that writes the results."""
 
 _GATE_KEY = pytest.StashKey["GateSession"]()
 
@@ -43,8 +47,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             gate = gate_of(config)
             gate.plan_main()
         gate.choose_arguments(config)
-    elif options.asks_for_models_on_the_command_line(config) and not (config.invocation_params.dir / CONFIG_NAME).exists():
-        raise pytest.UsageError("a --ww-... option was given, but no model: add --ww-model PATH, or a ww.yaml with models")
+    elif (
+        options.asks_for_models_on_the_command_line(config)
+        and not (config.invocation_params.dir / CONFIG_NAME).exists()
+    ):
+        raise pytest.UsageError(
+            "a --ww-... option was given, but no model: add --ww-model PATH, or a ww.yaml with models"
+        )
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
@@ -90,10 +99,10 @@ class _ReportWatch:
         self._config = config
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        payload: dict[str, Any] | None = getattr(report, "ww", None)
+        payload: dict[str, Any] | None = getattr(report, PAYLOAD_ATTRIBUTE, None)
         if payload is not None:
             gate_of(self._config).receive(payload)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        if getattr(report, "ww_usage_error", False):
+        if getattr(report, USAGE_ERROR_ATTRIBUTE, False):
             gate_of(self._config).had_usage_error = True

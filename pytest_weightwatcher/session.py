@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pytest_weightwatcher.gate import Check, CheckedModel
     from pytest_weightwatcher.report.result import ResultBuilder
     from pytest_weightwatcher.verdict import Judgement
+    from spectral.analysis import Analysis
 
 
 class GateSession:
@@ -133,7 +134,7 @@ class GateSession:
                 payload["layer_record"] = self.results.layer_payload(layer, with_entry=self.options.update_baseline)
         return payload
 
-    def analysis(self, model: CheckedModel) -> Any:
+    def analysis(self, model: CheckedModel) -> Analysis:
         """Return the whole analysis of a model, sharing matrices with the items."""
         return self._gate.analysis(model)
 
@@ -233,9 +234,7 @@ class GateSession:
                 continue
             unsound = self.results.layers_without_entry(model)
             if unsound:
-                self.problems.append(
-                    f"{model.record_to}: not recorded: {unsound[0]} of {model.name} has no spectrum"
-                )
+                self.problems.append(f"{model.record_to}: not recorded: {unsound[0]} of {model.name} has no spectrum")
                 continue
             try:
                 write_baseline(model.record_to, recorded_baseline(model, entries), tool_payload())

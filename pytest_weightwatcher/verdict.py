@@ -5,7 +5,6 @@ Every pass condition is written positively, so that a value which does not exist
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -13,21 +12,22 @@ from typing import TYPE_CHECKING
 from pytest_weightwatcher.checks import (
     ALPHA_REGRESSION,
     BASELINE_LAYERS,
-    COVERAGE,
     INTEGRITY,
     SPECTRUM_REGRESSION,
     Rule,
     Severity,
     meaning_of,
 )
-from spectral.analysis import LayerAnalysis
 from spectral.power_law import FitFailure, FitFailureReason, PowerLawFit
 from spectral.spectrum import SpectrumFailure
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pytest_weightwatcher.baseline import BaselineEntry
     from pytest_weightwatcher.comparison import LayerComparison, LayerSetComparison
     from pytest_weightwatcher.config import AlphaRegression, SpectrumRegression
+    from spectral.analysis import LayerAnalysis
 
 _MAX_NAMED = 5
 
@@ -35,7 +35,7 @@ _MAX_NAMED = 5
 class Verdict(str, Enum):
     """What a check says, from best to worst in the order of :data:`SEVERITY_ORDER`."""
 
-    PASS = "pass"
+    PASS = "pass"  # noqa: S105 (a verdict, no password)
     SKIPPED = "skipped"
     INCONCLUSIVE = "inconclusive"
     WARN = "warn"
@@ -190,9 +190,7 @@ def judge_alpha_regression(
     )
 
 
-def judge_spectrum_regression(
-    layer: LayerAnalysis, comparison: LayerComparison, rule: SpectrumRegression
-) -> Judgement:
+def judge_spectrum_regression(layer: LayerAnalysis, comparison: LayerComparison, rule: SpectrumRegression) -> Judgement:
     """Judge the relative displacement of the singular values."""
     blocked = _not_comparable(SPECTRUM_REGRESSION, layer, comparison)
     if blocked is not None:

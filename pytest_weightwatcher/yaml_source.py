@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from pytest_weightwatcher.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 MAX_BYTES = 1_000_000
 MAX_NODES = 20_000
@@ -35,9 +37,7 @@ class YamlSource:
 
     def error(self, location: Location, problem: str) -> ConfigError:
         """Return the error that points at an entry."""
-        return ConfigError(
-            path=self.path, line=self.line_of(location), key=format_location(location), problem=problem
-        )
+        return ConfigError(path=self.path, line=self.line_of(location), key=format_location(location), problem=problem)
 
 
 def format_location(location: Location) -> str:
@@ -113,7 +113,7 @@ class _Builder:
         if isinstance(node, yaml.SequenceNode):
             return [self.build(child, (*location, index)) for index, child in enumerate(node.value)]
         try:
-            return self._scalars.construct_object(node)  # type: ignore[no-untyped-call]
+            return self._scalars.construct_object(node)
         except (yaml.YAMLError, ValueError, OverflowError) as error:
             raise self._source.error(location, f"cannot be read: {_one_line(error)}") from error
 

@@ -58,9 +58,8 @@ class AnalysisOptions:
             raise OptionError(f"fit must be 'PL', got {self.fit!r}")
         if type(self.min_evals) is not int or self.min_evals < 2:
             raise OptionError(f"min_evals must be an integer of at least 2, got {self.min_evals!r}")
-        if isinstance(self.exclude, str) or not all(isinstance(pattern, str) for pattern in self.exclude):
-            raise OptionError(f"exclude must be a sequence of patterns, got {self.exclude!r}")
-        object.__setattr__(self, "exclude", tuple(self.exclude))
+        if not all(isinstance(pattern, str) for pattern in self.exclude):
+            raise OptionError(f"exclude must hold patterns as text, got {self.exclude!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -271,9 +270,7 @@ def analyze(
     return Analysis(description=description, layers=tuple(layers))
 
 
-def describe(
-    model: object, *, fit: str = "PL", min_evals: int = MIN_EVALS, exclude: Iterable[str] = ()
-) -> Description:
+def describe(model: object, *, fit: str = "PL", min_evals: int = MIN_EVALS, exclude: Iterable[str] = ()) -> Description:
     """List what :func:`analyze` would analyse, from headers alone.
 
     Parameters and errors are those of :func:`analyze`.

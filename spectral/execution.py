@@ -22,31 +22,44 @@ if TYPE_CHECKING:
     Task = TypeVar("Task")
     Result = TypeVar("Result")
 
-_lock = threading.Lock()
-_n_users = 0
-_limits: threadpool_limits | None = None
+
+class _BlasHold:
+    """Holds every BLAS library of this process to one thread while it has any user."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._n_users = 0
+        self._limits: threadpool_limits | None = None
+
+    def enter(self) -> None:
+        with self._lock:
+            if self._n_users == 0:
+                # numpy must be loaded first: only libraries that are there already can be held.
+                import numpy as np  # noqa: F401
+                from threadpoolctl import threadpool_limits
+
+                self._limits = threadpool_limits(1, user_api="blas")
+            self._n_users += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._n_users -= 1
+            if self._n_users == 0 and self._limits is not None:
+                self._limits.restore_original_limits()
+                self._limits = None
+
+
+_hold = _BlasHold()
 
 
 @contextmanager
 def single_threaded_blas() -> Iterator[None]:
     """Hold every BLAS library of this process to one thread while any user is inside."""
-    global _n_users, _limits
-    with _lock:
-        if _n_users == 0:
-            # numpy must be loaded first: only libraries that are there already can be held.
-            import numpy as np  # noqa: F401
-            from threadpoolctl import threadpool_limits
-
-            _limits = threadpool_limits(1, user_api="blas")
-        _n_users += 1
+    _hold.enter()
     try:
         yield
     finally:
-        with _lock:
-            _n_users -= 1
-            if _n_users == 0 and _limits is not None:
-                _limits.restore_original_limits()
-                _limits = None
+        _hold.leave()
 
 
 def n_default_workers() -> int:

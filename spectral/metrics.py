@@ -110,8 +110,7 @@ def power_law_metrics(spectrum: Spectrum, fit: PowerLawFit) -> dict[str, float |
         "sigma": fit.sigma,
         "num_pl_spikes": fit.n_tail,
         "alpha_weighted": fit.alpha * largest,
-        "log_alpha_norm": fit.alpha * largest
-        + float(np.log10(np.sum(10.0 ** (fit.alpha * (log_evals - largest))))),
+        "log_alpha_norm": fit.alpha * largest + float(np.log10(np.sum(10.0 ** (fit.alpha * (log_evals - largest))))),
     }
 
 

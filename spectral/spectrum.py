@@ -176,7 +176,7 @@ def _singular_values(matrix: NDArray[Any]) -> NDArray[np.float64]:
     else:
         reduced = np.empty((0, n_columns))
         for block in _tall_blocks(matrix):
-            reduced = np.linalg.qr(np.vstack([reduced, block]), mode="r")
+            reduced = np.asarray(np.linalg.qr(np.vstack([reduced, block]), mode="r"))
     return np.sort(np.linalg.svd(reduced, compute_uv=False))
 
 

@@ -13,7 +13,6 @@ from spectral.loaders.protocol import LayerType, TensorInfo
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    import numpy as np
     from numpy.typing import NDArray
 
 EMBEDDING_WORDS = ("embed", "wte", "wpe", "lookup_table")
@@ -176,9 +175,7 @@ def plan_matrices(tensors: Iterable[TensorInfo]) -> ModelPlan:
             continue
         layout = _layout_of(info)
         if isinstance(layout, str):
-            unanalysed.append(
-                UnanalysedTensor(name=info.name, shape=info.shape, dtype=info.dtype, reason=layout)
-            )
+            unanalysed.append(UnanalysedTensor(name=info.name, shape=info.shape, dtype=info.dtype, reason=layout))
             continue
         matrices.append(
             MatrixSpec(
@@ -287,6 +284,4 @@ def _conv2d_layout(info: TensorInfo) -> _Layout:
     # Channels are many, kernels are small: the rule by which the incumbent tells the two orders apart.
     if info.role is LayerType.CONV2D or first + second >= third + fourth:
         return _Layout(layer_type=LayerType.CONV2D, rows=first, columns=second, rf=third * fourth)
-    return _Layout(
-        layer_type=LayerType.CONV2D, rows=third, columns=fourth, rf=first * second, kernel_first=True
-    )
+    return _Layout(layer_type=LayerType.CONV2D, rows=third, columns=fourth, rf=first * second, kernel_first=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _WORST_FIRST = ("error", "fail", "warn", "inconclusive", "skipped", "pass")
 
@@ -21,7 +23,6 @@ def rank_layers(model: Mapping[str, Any]) -> list[dict[str, Any]]:
         rank = _WORST_FIRST.index(check["verdict"])
         worst[check["layer"]] = min(rank, worst.get(check["layer"], len(_WORST_FIRST) - 1))
     rows = [
-        {**layer, "verdict": _WORST_FIRST[worst.get(layer["name"], len(_WORST_FIRST) - 1)]}
-        for layer in model["layers"]
+        {**layer, "verdict": _WORST_FIRST[worst.get(layer["name"], len(_WORST_FIRST) - 1)]} for layer in model["layers"]
     ]
     return sorted(rows, key=lambda row: _WORST_FIRST.index(row["verdict"]))

@@ -10,14 +10,12 @@ from pytest_weightwatcher.baseline import BaselineEntry, entry_of, options_paylo
 from pytest_weightwatcher.verdict import SEVERITY_ORDER, Judgement, Verdict
 from spectral import __version__
 from spectral.metrics import summarise
-from spectral.weights import MatrixSpec
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pytest_weightwatcher.gate import Check, CheckedModel
     from pytest_weightwatcher.options import GateOptions
     from spectral.analysis import LayerAnalysis
+    from spectral.weights import MatrixSpec
 
 RESULT_FORMAT = 1
 _MODEL_LEVEL = -1
@@ -46,9 +44,7 @@ class ResultBuilder:
                 "check": judgement.check,
                 "verdict": str(judgement.verdict),
                 "value": _number(judgement.value),
-                "limit": {name: _number(value) for name, value in judgement.limit.items()}
-                if judgement.limit
-                else None,
+                "limit": {name: _number(value) for name, value in judgement.limit.items()} if judgement.limit else None,
                 "baseline": _number(judgement.baseline),
                 "detail": judgement.detail,
                 "meaning": judgement.meaning if judgement.is_finding else None,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pytest_weightwatcher.nodeids import escape_name
 from pytest_weightwatcher.report.ranking import findings_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import pytest
 
     from pytest_weightwatcher.gate import Check

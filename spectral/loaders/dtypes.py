@@ -36,7 +36,8 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
         return np.dtype(name).newbyteorder("<")
     import ml_dtypes
 
-    return np.dtype(getattr(ml_dtypes, name))
+    dtype: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+    return dtype
 
 
 def why_not_float(dtype: str) -> str | None:

@@ -15,12 +15,13 @@ from spectral.errors import (
     UnsupportedModelError,
 )
 from spectral.loaders.naming import natural_order
-from spectral.loaders.protocol import TensorInfo, TensorSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
+
+    from spectral.loaders.protocol import TensorInfo, TensorSource
 
 MAX_INDEX_BYTES = 100_000_000
 """Far above any real index (a few MB for the largest models); a guard against a file made to fill memory."""

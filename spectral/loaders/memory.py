@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -13,6 +12,8 @@ from spectral.loaders.protocol import LayerType, TensorInfo, as_little_endian
 from spectral.loaders.torch_tensor import describe_torch_tensor, torch_to_numpy
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch
     from numpy.typing import NDArray
 

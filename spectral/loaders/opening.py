@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spectral.errors import CorruptCheckpointError, ModelError, ModelNotFoundError, UnsupportedModelError
 from spectral.loaders.folder import open_folder
@@ -14,7 +15,10 @@ from spectral.loaders.protocol import TensorSource
 from spectral.loaders.safetensors import open_safetensors
 from spectral.loaders.torch_file import open_torch_file
 
-_OPENERS = {
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_OPENERS: dict[str, Callable[[Path], TensorSource]] = {
     ".safetensors": open_safetensors,
     ".pt": open_torch_file,
     ".pth": open_torch_file,

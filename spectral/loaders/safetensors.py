@@ -11,7 +11,6 @@ import json
 import math
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectral.errors import CorruptCheckpointError, ModelError, ModelNotFoundError
@@ -20,6 +19,8 @@ from spectral.loaders.naming import natural_order
 from spectral.loaders.protocol import TensorInfo
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
 MAX_HEADER_BYTES = 100_000_000
@@ -195,7 +196,8 @@ def _check_entry(path: Path, name: str, entry: Any) -> tuple[TensorInfo, int, in
     n_expected = (math.prod(shape) * n_bits + 7) // 8
     if n_expected != span[1] - span[0]:
         raise CorruptCheckpointError(
-            f"{where}: shape {shape} of {entry['dtype']} takes {n_expected} bytes, data_offsets give {span[1] - span[0]}"
+            f"{where}: shape {shape} of {entry['dtype']} takes {n_expected} bytes, "
+            f"data_offsets give {span[1] - span[0]}"
         )
     info = TensorInfo(name=name, shape=tuple(shape), dtype=dtype, refusal=why_not_float(dtype))
     return info, span[0], span[1]
@@ -206,7 +208,7 @@ def _are_counts(values: Any) -> bool:
 
 
 def _check_layout(path: Path, offsets: dict[str, tuple[int, int]], first_byte: int, n_file: int) -> None:
-    """The tensors must tile the data exactly: no overlap, no hole, nothing outside the file."""
+    """Demand that the tensors tile the data exactly: no overlap, no hole, nothing outside the file."""
     position = first_byte
     for name, (begin, end) in sorted(offsets.items(), key=lambda item: item[1]):
         if end > n_file:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectral.errors import (
@@ -17,14 +16,16 @@ from spectral.errors import (
     UnsupportedModelError,
 )
 from spectral.loaders.memory import is_torch_tensor
-from spectral.loaders.protocol import TensorInfo
 from spectral.loaders.torch_tensor import describe_torch_tensor, torch_to_numpy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     import torch
     from numpy.typing import NDArray
+
+    from spectral.loaders.protocol import TensorInfo
 
 CONTAINER_KEYS = ("state_dict", "model_state_dict", "model", "module", "params", "net", "ema", "weights")
 """Where training frameworks put the weights inside what they save, in the order they are tried."""
@@ -118,7 +119,7 @@ def _explain(path: Path, error: pickle.UnpicklingError) -> ModelError:
     text = str(error)
     for needle in ("Unsupported global: GLOBAL ", "Trying to load unsupported GLOBAL ", "unsupported GLOBAL "):
         if needle in text:
-            name = text.split(needle, 1)[1].split()[0]
+            name = text.split(needle, 1)[1].split(maxsplit=1)[0]
             return UnsafeCheckpointError(
                 f"{path}: unsafe: its pickle asks for {name}, which is code and not weights; nothing was run. "
                 "Save the state dict alone, or convert it to safetensors"

@@ -37,9 +37,12 @@ def torch_to_numpy(label: str, name: str, tensor: torch.Tensor) -> NDArray[Any]:
         raise ModelError(f"{label}: tensor {name!r}: {info.refusal}")
     plain = tensor.detach().cpu().contiguous()
     dtype = numpy_dtype(info.dtype)
-    if dtype.kind == "f" and dtype.name == info.dtype and dtype.itemsize > 1:
-        return plain.numpy()
-    import torch
+    values: NDArray[Any]
+    if info.dtype in ("float64", "float32", "float16"):
+        values = plain.numpy()
+    else:
+        import torch
 
-    carrier = {1: torch.uint8, 2: torch.int16}[dtype.itemsize]
-    return plain.view(carrier).numpy().view(dtype)
+        carrier = {1: torch.uint8, 2: torch.int16}[dtype.itemsize]
+        values = plain.view(carrier).numpy().view(dtype)
+    return values
