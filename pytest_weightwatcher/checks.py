@@ -65,10 +65,10 @@ _DEFAULT_MEANING = Meaning(
 _MEANINGS: Mapping[str, Meaning] = MappingProxyType(
     {
         "alpha": Meaning(
-            below="An alpha below 2 usually means that a few directions dominate: over-fitting, a collapsed layer, "
-            "or weights scaled by a far too large learning rate.",
-            above="An alpha above 6 usually means that the layer learned little: it still looks like its random start, "
-            "or is far larger than its task needs.",
+            below="A low alpha means that a few directions dominate; below 2 the layer is usually over-fitted or "
+            "collapsed, or its learning rate was far too large.",
+            above="A high alpha means a flat spectrum; above 6 the layer has usually learned little and still looks "
+            "like its random start, or is far larger than its task needs.",
             action="Look at the layer's training (learning rate, frozen or not). If it is known to be so, widen the "
             "limit for it under overrides in ww.yaml.",
         ),

