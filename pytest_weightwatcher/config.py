@@ -277,6 +277,7 @@ def _check_names(config: Config) -> None:
             if name not in known:
                 raise config.error((*location, name), f"no such check{_suggest(name, known)}")
     model_rules(config)
+    layer_rules(config, "")
     for override in config.overrides:
         layer_rules(config, override.match)
 

@@ -46,7 +46,7 @@ from spectral.errors import ModelError, ModelNotFoundError
 from spectral.execution import n_default_workers, single_threaded_blas
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from spectral.weights import MatrixSpec
 
@@ -67,7 +67,9 @@ class CheckedModel:
     description : Description
         Its matrices.
     config : Config
-        The limits it is judged by.
+        The configuration it is judged by.
+    rules : mapping of str to tuple of Rule
+        The absolute limits of each layer.
     baseline : BaselineSource or None
         What it is compared with.
     record_to : Path or None
@@ -78,6 +80,7 @@ class CheckedModel:
     path: Path
     description: Description = field(repr=False)
     config: Config = field(repr=False)
+    rules: Mapping[str, tuple[Rule, ...]] = field(repr=False)
     baseline: BaselineSource | None = None
     record_to: Path | None = None
 
@@ -148,6 +151,7 @@ def plan_models(
                 path=path,
                 description=description,
                 config=config,
+                rules={spec.name: layer_rules(config, spec.name) for spec in description.matrices},
                 baseline=None if update_baseline else _open_baseline(location, description),
                 record_to=_where_to_record(location, path) if update_baseline else None,
             )
@@ -174,7 +178,7 @@ def layer_checks(model: CheckedModel, spec: MatrixSpec) -> tuple[Check, ...]:
     checks = [Check(model=model, spec=spec, name=INTEGRITY, rule=None, line=None)]
     checks += [
         Check(model=model, spec=spec, name=rule.check, rule=rule, line=rule.line)
-        for rule in layer_rules(config, spec.name)
+        for rule in model.rules[spec.name]
     ]
     if model.baseline is not None and spec.name in model.baseline.shapes:
         regression = config.regression

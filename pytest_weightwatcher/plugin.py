@@ -83,7 +83,13 @@ def gate_of(config: pytest.Config) -> GateSession:
 @contextmanager
 def usage_errors() -> Iterator[None]:
     """Turn errors of the user's input into ``pytest.UsageError``: one sentence, exit code 4."""
+    from pytest_weightwatcher.core import require_spectral_core
     from pytest_weightwatcher.errors import GateError
+
+    try:
+        require_spectral_core()
+    except GateError as error:
+        raise pytest.UsageError(str(error)) from error
     from spectral.errors import SpectralError
 
     try:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_weightwatcher.core import require_spectral_core
 from pytest_weightwatcher.errors import BaselineError, GateError, ReportError
 from pytest_weightwatcher.files import is_inside, write_atomically
 from pytest_weightwatcher.options import CONFIG_NAME, GateOptions, ReportTarget
@@ -34,7 +33,6 @@ class GateSession:
     """
 
     def __init__(self, config: pytest.Config, options: GateOptions) -> None:
-        require_spectral_core()
         from pytest_weightwatcher.gate import Gate
         from pytest_weightwatcher.report.result import ResultBuilder
 

@@ -1,0 +1,185 @@
+"""Whatever is wrong with the input: one sentence that names file and place, exit code 4, no file touched."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+
+from tests.gate.conftest import MakeModel
+
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and "cache" not in str(path)
+    }
+
+
+def usage_error(pytester: pytest.Pytester, *arguments: str) -> str:
+    """Run, demand exit code 4 and unchanged files, and return the one line of the error."""
+    before = snapshot(pytester.path)
+    result = pytester.runpytest("-p", "no:cacheprovider", *arguments)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert snapshot(pytester.path) == before
+    (line,) = [line for line in result.errlines if line.startswith("ERROR: ")]
+    return line
+
+
+def test_missing_file(pytester: pytest.Pytester) -> None:
+    assert "nope.safetensors: no such file" in usage_error(pytester, "--ww-model=nope.safetensors")
+
+
+def test_pattern_without_match(pytester: pytest.Pytester) -> None:
+    assert "out/*.safetensors: no file matches" in usage_error(pytester, "--ww-model=out/*.safetensors")
+
+
+def test_folder_without_weights(pytester: pytest.Pytester) -> None:
+    pytester.mkdir("folder")
+    assert "holds no weights" in usage_error(pytester, "--ww-model=folder")
+
+
+def test_unknown_format(pytester: pytest.Pytester) -> None:
+    (pytester.path / "model.xyz").write_text("x", encoding="utf-8")
+    assert "model.xyz: no loader for .xyz" in usage_error(pytester, "--ww-model=model.xyz")
+
+
+def test_model_of_vectors_only(pytester: pytest.Pytester) -> None:
+    header = json.dumps({"bias": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
+    path = pytester.path / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
+    assert "holds no weight matrix" in usage_error(pytester, "--ww-model=model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the file is empty"),
+        (b"\x00\x01", "truncated"),
+        (struct.pack("<Q", 2**60) + b"{}", "header claims"),
+        (struct.pack("<Q", 3) + b"{}x", "not valid JSON"),
+        (
+            struct.pack("<Q", 58) + b'{"w": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0'[:58] + b"\0" * 60,
+            "not valid JSON",
+        ),
+    ],
+    ids=["empty", "cut-in-length", "header-length", "header-no-json", "cut-in-header"],
+)
+def test_damaged_safetensors(pytester: pytest.Pytester, content: bytes, message: str) -> None:
+    (pytester.path / "model.safetensors").write_bytes(content)
+    line = usage_error(pytester, "--ww-model=model.safetensors")
+    assert "model.safetensors: " in line
+    assert message in line
+
+
+def test_truncated_safetensors(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    path = make_model()
+    path.write_bytes(path.read_bytes()[:-100])
+    line = usage_error(pytester, "--ww-model=model.safetensors")
+    assert "outside the file" in line
+    assert "tensor 'head.weight'" in line or "tensor 'head.bias'" in line or "tensor 'encoder" in line
+
+
+def test_header_that_points_outside_the_file(pytester: pytest.Pytester) -> None:
+    header = json.dumps({"w": {"dtype": "F32", "shape": [64, 64], "data_offsets": [0, 16384]}}).encode()
+    (pytester.path / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(100))
+    line = usage_error(pytester, "--ww-model=model.safetensors")
+    assert "tensor 'w' ends at byte" in line
+    assert "outside the file" in line
+
+
+@pytest.mark.parametrize(
+    ("shard", "message"),
+    [("../../etc/passwd", "outside its folder"), ("gone.safetensors", "which is missing")],
+)
+def test_index_that_names_what_it_must_not(pytester: pytest.Pytester, shard: str, message: str) -> None:
+    folder = pytester.mkdir("folder")
+    index = {"weight_map": {"w": shard}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    line = usage_error(pytester, "--ww-model=folder")
+    assert "model.safetensors.index.json: names the shard" in line
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("version: 1\nchekcs: {}\n", "ww.yaml:2: chekcs: unknown key; did you mean 'checks'?"),
+        ("version: 1\nchecks:\n  alpah: {min: 2}\n", "ww.yaml:3: checks.alpah: no such check; did you mean 'alpha'?"),
+        ("version: 1\nchecks:\n  alpha: {mim: 2}\n", "ww.yaml:3: checks.alpha.mim: unknown key; did you mean 'min'?"),
+        ("version: 1\nchecks:\n  alpha: {min: two}\n", "ww.yaml:3: checks.alpha.min: expected a valid number, got 'two'"),
+        ("version: 1\nchecks:\n  alpha: 3\n", "ww.yaml:3: checks.alpha: expected keys and values, got 3"),
+        ("version: 1\nchecks:\n  alpha: {min: 7, max: 2}\n", "ww.yaml:3: checks.alpha: min 7 is larger than max 2"),
+        ("version: 1\nchecks:\n  alpha: {min: .nan}\n", "ww.yaml:3: checks.alpha.min: expected a finite number"),
+        ("version: 1\nchecks:\n  alpha:\n", "ww.yaml:3: checks.alpha: is empty"),
+        ("version: 1\nchecks: [\n", "ww.yaml:3: not valid YAML"),
+        ("version: 1\nchecks:\n\talpha: 1\n", "ww.yaml:3: not valid YAML"),
+        ("version: 1\nversion: 1\n", "ww.yaml:2: version: appears twice"),
+        ("version: 2\n", "ww.yaml:1: version: expected 1, got 2"),
+        ("checks: {}\n", "ww.yaml:1: version is missing"),
+        ("", "the file is empty"),
+        ("[1, 2]\n", "ww.yaml:1: expected keys and values, got a list"),
+        ("version: 1\nmodels: [{pth: x}]\n", "ww.yaml:2: models[0].path: is missing"),
+        ("version: 1\noverrides:\n- {match: h*, checks: {alpha: {min: 9}}}\n", "overrides[0].checks.alpha: min 9 is"),
+        ("version: 1\nchecks: {stable_rank: {severity: warn}}\n", "ww.yaml:2: checks.stable_rank: gives neither"),
+        ("version: 1\nreport: {json: ../out.json}\n", "ww.yaml:2: report: '../out.json' is outside the folder"),
+        ("version: 1\nreport: {html: out.html}\n", "ww.yaml:2: report.html: unknown key"),
+        ("version: 1\nregression: {alpha: {sigma: 3}}\n", "ww.yaml:2: regression.alpha.sigma: unknown key"),
+        ("a: &a [1, 2]\nb: &b [*a, *a, *a]\nversion: !!python/object/apply:os.getcwd []\n", "ww.yaml:3: "),
+        ("- " * 5000, "ww.yaml: nested too deeply"),
+    ],
+)
+def test_bad_config(pytester: pytest.Pytester, make_model: MakeModel, text: str, message: str) -> None:
+    make_model()
+    (pytester.path / "ww.yaml").write_text(text, encoding="utf-8")
+    assert message in usage_error(pytester, "--ww-model=model.safetensors")
+
+
+def test_alias_bomb(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    make_model()
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
+    (pytester.path / "ww.yaml").write_text("\n".join(lines), encoding="utf-8")
+    assert "entries (aliases count each time)" in usage_error(pytester, "--ww-model=model.safetensors")
+
+
+@pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n", "2")], ids=["serial", "xdist"])
+def test_bad_config_of_a_plain_run(pytester: pytest.Pytester, workers: tuple[str, ...]) -> None:
+    folder = pytester.mkdir("sub")
+    (folder / "ww.yaml").write_text("version: 1\nmodels: [{pth: x}]\n", encoding="utf-8")
+    result = pytester.runpytest_subprocess(*workers)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stdout.fnmatch_lines(["*ww.yaml:2: models[[]0[]].path: is missing"])
+
+
+def test_missing_config(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    make_model()
+    line = usage_error(pytester, "--ww-model=model.safetensors", "--ww-config=limits.yaml")
+    assert "limits.yaml: no such file" in line
+
+
+def test_model_of_the_config_that_does_not_exist(pytester: pytest.Pytester) -> None:
+    (pytester.path / "ww.yaml").write_text("version: 1\nmodels:\n- path: out/*.pt\n", encoding="utf-8")
+    line = usage_error(pytester, "--ww-config=ww.yaml")
+    assert "ww.yaml:3: models[0].path: no file matches 'out/*.pt'" in line
+
+
+@pytest.mark.parametrize("option", ["--ww-baseline=x.json", "--ww-update-baseline", "--ww-report=json:x.json"])
+def test_option_without_a_model(pytester: pytest.Pytester, option: str) -> None:
+    pytester.makepyfile("def test_mine(): pass")
+    assert "no model: add --ww-model PATH" in usage_error(pytester, option)
+
+
+def test_the_other_package_named_spectral(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SPy, for hyperspectral images, has the same import name."""
+    other = pytester.mkdir("elsewhere") / "spectral"
+    other.mkdir()
+    (other / "__init__.py").write_text("", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(other.parent))
+    result = pytester.runpytest_subprocess("--ww-model=model.safetensors")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: the package 'spectral' at *elsewhere* is not the core of pytest-weightwatcher*"])

@@ -1,0 +1,237 @@
+"""--ww-model, --ww-config, --ww-report, --ww-fail-on, --ww-jobs: command line, ini file, precedence."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.gate.conftest import MakeModel, flat
+
+
+def counts_of(pytester: pytest.Pytester, *arguments: str) -> dict[str, int]:
+    return pytester.runpytest(*arguments).parseoutcomes()
+
+
+def test_model_is_repeatable_and_takes_patterns(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    for name in ("a/model.safetensors", "b/model.safetensors", "c.safetensors"):
+        make_model(name)
+    result = pytester.runpytest("--ww-model=?/model.safetensors", "--ww-model=c.safetensors", "--co", "-q")
+    names = {line.split("::")[1] for line in result.outlines if "::" in line}
+    assert names == {"a/model.safetensors", "b/model.safetensors", "c.safetensors"}
+
+
+def test_a_name_with_pattern_characters_is_taken_literally(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    make_model("odd[1].safetensors")
+    make_model("odd1.safetensors")
+    result = pytester.runpytest("--ww-model=odd[1].safetensors", "--co", "-q")
+    assert {line.split("::")[1] for line in result.outlines if "::" in line} == {"odd%5B1%5D.safetensors"}
+
+
+@pytest.mark.parametrize(("policy", "code"), [("fail", 0), ("warn", 1), ("never", 0)])
+def test_fail_on_with_a_warning(pytester: pytest.Pytester, make_model: MakeModel, policy: str, code: int) -> None:
+    make_model(head=flat())
+    result = pytester.runpytest("--ww-model=model.safetensors", f"--ww-fail-on={policy}", "-v")
+    assert result.ret == code
+    result.stdout.fnmatch_lines(["*::head::alpha FAILED*" if code else "*::head::alpha WARN *"])
+    result.stdout.fnmatch_lines(["outcome: warn (8 pass, 1 warn)"])
+
+
+@pytest.mark.parametrize(("policy", "code"), [("fail", 1), ("warn", 1), ("never", 0)])
+def test_fail_on_with_a_failure(pytester: pytest.Pytester, make_model: MakeModel, policy: str, code: int) -> None:
+    make_model(head=flat())
+    pytester.makefile(".yaml", ww="version: 1\nchecks: {alpha: {max: 6}}\n")
+    result = pytester.runpytest("--ww-model=model.safetensors", f"--ww-fail-on={policy}", "-v")
+    assert result.ret == code
+    result.stdout.fnmatch_lines(["*::head::alpha FAILED*" if code else "*::head::alpha FAIL (not enforced)*"])
+    result.stdout.fnmatch_lines(["outcome: fail (8 pass, 1 fail)"])
+
+
+def test_fail_on_refuses_other_words(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest("--ww-fail-on=maybe")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--ww-fail-on*invalid choice: 'maybe'*"])
+
+
+def test_config_elsewhere(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    make_model(head=flat())
+    folder = pytester.mkdir("limits")
+    (folder / "strict.yaml").write_text("version: 1\nchecks: {alpha: {max: 6}}\n", encoding="utf-8")
+    result = pytester.runpytest("--ww-model=model.safetensors", "--ww-config=limits/strict.yaml")
+    result.assert_outcomes(passed=8, failed=1)
+    result.stdout.fnmatch_lines(["*(rule: strict.yaml:2)"])
+
+
+def test_rule_points_at_its_line(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    make_model(head=flat())
+    pytester.makefile(
+        ".yaml", ww="version: 1\nchecks:\n  alpha: {max: 99}\noverrides:\n- match: h*\n  checks:\n    alpha: {max: 6}\n"
+    )
+    result = pytester.runpytest("--ww-model=model.safetensors")
+    result.stdout.fnmatch_lines(["fail: head of model.safetensors: alpha (rule: ww.yaml:7)"])
+
+
+def test_overrides_change_only_what_they_name(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    make_model(head=flat())
+    pytester.makefile(
+        ".yaml",
+        ww="version: 1\nchecks: {alpha: {min: 2, max: 6}}\n"
+        "overrides:\n- {match: 'he*', checks: {alpha: {max: 500}}}\n",
+    )
+    assert counts_of(pytester, "--ww-model=model.safetensors") == {"passed": 9}
+    pytester.makefile(
+        ".yaml", ww="version: 1\nchecks: {alpha: {min: 2, max: 6}}\noverrides:\n- {match: head, checks: {alpha: false}}\n"
+    )
+    assert counts_of(pytester, "--ww-model=model.safetensors") == {"passed": 8}
+
+
+def test_any_metric_can_be_limited(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    make_model()
+    pytester.makefile(".yaml", ww="version: 1\nchecks: {stable_rank: {min: 1000, severity: warn}, matrix_rank: {min: 64}}\n")
+    assert counts_of(pytester, "--ww-model=model.safetensors") == {"passed": 13, "warned": 4}
+
+
+def test_exclude_is_no_gap_in_coverage(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    make_model(head=flat())
+    pytester.makefile(".yaml", ww="version: 1\nanalysis: {exclude: [head]}\n")
+    assert counts_of(pytester, "--ww-model=model.safetensors") == {"passed": 7}
+
+
+def test_coverage_below_its_limit_fails(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    import numpy as np
+
+    make_model(big=np.zeros((300, 300), np.int8))
+    result = pytester.runpytest("--ww-model=model.safetensors")
+    result.assert_outcomes(passed=8, failed=1)
+    result.stdout.fnmatch_lines(["*21.4% of the parameters were analysed, in 4 matrices*"])
+
+
+def test_reports(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    make_model()
+    arguments = ("--ww-model=model.safetensors", "--ww-report=json:new/out.json", "--ww-report=md:out.md")
+    result = pytester.runpytest(*arguments)
+    result.stdout.fnmatch_lines(["json: *new/out.json", "md: *out.md"])
+    payload = json.loads((pytester.path / "new/out.json").read_text(encoding="utf-8"))
+    assert payload["format"] == 1
+    assert payload["outcome"] == "pass"
+    assert (pytester.path / "out.md").read_text(encoding="utf-8").startswith("## Checkpoint gate: pass")
+    before = (pytester.path / "new/out.json").read_bytes(), (pytester.path / "out.md").read_bytes()
+    pytester.runpytest(*arguments)
+    assert before == ((pytester.path / "new/out.json").read_bytes(), (pytester.path / "out.md").read_bytes())
+
+
+@pytest.mark.parametrize("value", ["json", "json:", "pdf:out.pdf", ":x"])
+def test_report_refuses_what_it_cannot_write(pytester: pytest.Pytester, value: str) -> None:
+    result = pytester.runpytest(f"--ww-report={value}")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--ww-report: expected TYPE:PATH with TYPE one of json, md*"])
+
+
+def test_report_into_a_folder_is_refused_at_once(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    make_model()
+    result = pytester.runpytest("--ww-model=model.safetensors", "--ww-report=json:.")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*is a folder, expected a file for the json report"])
+
+
+def test_report_that_cannot_be_written_is_no_pass(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    make_model()
+    (pytester.path / "blocked").write_text("a file, not a folder", encoding="utf-8")
+    result = pytester.runpytest("--ww-model=model.safetensors", "--ww-report=json:blocked/out.json")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stdout.fnmatch_lines(["problem: *blocked*"])
+
+
+def test_report_of_the_config_through_a_link_is_refused(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    make_model()
+    outside = pytester.path.parent / f"{pytester.path.name}-outside"
+    outside.mkdir()
+    (pytester.path / "link").symlink_to(outside)
+    pytester.makefile(".yaml", ww="version: 1\nreport: {json: link/out.json}\n")
+    result = pytester.runpytest("--ww-model=model.safetensors")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*'link/out.json' is outside the folder of ww.yaml"])
+    assert not list(outside.iterdir())
+
+
+def test_command_line_goes_before_ini_goes_before_config(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    for name in ("cli.safetensors", "ini.safetensors", "yaml.safetensors"):
+        make_model(name)
+
+    def checked(*arguments: str) -> set[str]:
+        lines = pytester.runpytest("--co", "-q", *arguments).outlines
+        return {line.split("::")[1] for line in lines if "::" in line}
+
+    pytester.makefile(".yaml", ww="version: 1\nmodels: [{path: yaml.safetensors}]\n")
+    assert checked() == {"yaml.safetensors"}
+    pytester.makeini("[pytest]\nww_model =\n    ini.safetensors\n")
+    assert checked() == {"ini.safetensors"}
+    assert checked("--ww-model=cli.safetensors") == {"cli.safetensors"}
+
+
+def test_every_option_is_an_ini_option(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    make_model(head=flat())
+    pytester.makefile(".yaml", other="version: 1\nchecks: {alpha: {max: 6, severity: warn}}\n")
+    pytester.makeini(
+        """
+        [pytest]
+        ww_model = model.safetensors
+        ww_config = other.yaml
+        ww_report = json:out.json
+        ww_fail_on = warn
+        ww_jobs = 1
+        """
+    )
+    result = pytester.runpytest()
+    result.assert_outcomes(passed=8, failed=1)
+    assert (pytester.path / "out.json").exists()
+    result = pytester.runpytest("--ww-fail-on=never")
+    assert result.ret == pytest.ExitCode.OK
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("ww_fail_on = maybe", "ini option ww_fail_on: expected one of fail, warn, never, got 'maybe'"),
+        ("ww_jobs = -1", "ini option ww_jobs: expected a positive number or auto, got '-1'"),
+        ("ww_report = pdf:x", "ini option ww_report: expected TYPE:PATH*"),
+    ],
+)
+def test_ini_options_are_checked(pytester: pytest.Pytester, line: str, message: str) -> None:
+    pytester.makeini(f"[pytest]\n{line}\n")
+    result = pytester.runpytest()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: {message}"])
+
+
+def test_jobs_do_not_change_the_result(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    make_model()
+    contents = []
+    for jobs in ("1", "3", "auto"):
+        pytester.runpytest("--ww-model=model.safetensors", f"--ww-jobs={jobs}", "--ww-report=json:out.json")
+        contents.append((pytester.path / "out.json").read_bytes())
+    assert len(set(contents)) == 1
+
+
+def test_nothing_checked_is_never_a_pass(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    import numpy as np
+
+    from safetensors.numpy import save_file
+
+    save_file({"w": np.ones((9, 4), np.float32) * np.arange(4, dtype=np.float32)}, pytester.path / "small.safetensors")
+    result = pytester.runpytest("--ww-model=small.safetensors", "-k", "alpha")
+    result.assert_outcomes(skipped=1)
+    assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
+    result.stdout.fnmatch_lines(["outcome: inconclusive (1 skipped)"])
+    assert pytester.runpytest("--ww-model=small.safetensors", "-k", "nope").ret == pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+def test_quiet_and_no_header(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    make_model(head=flat())
+    result = pytester.runpytest("--ww-model=model.safetensors", "-q")
+    result.stdout.fnmatch_lines(["outcome: warn (8 pass, 1 warn)"])
+    result.stdout.no_fnmatch_line("WARN*")
+    result = pytester.runpytest("--ww-model=model.safetensors", "--no-header")
+    result.stdout.no_fnmatch_line("ww: *")
+    result = pytester.runpytest("--ww-model=model.safetensors")
+    result.stdout.fnmatch_lines(["ww: 1 model, 4 matrices; built-in limits; baseline: none; fail on: fail"])
