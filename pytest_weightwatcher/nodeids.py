@@ -7,7 +7,6 @@ direction-changing characters could rewrite a terminal. Names come from checkpoi
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 
 MAX_LENGTH = 200
 _ESCAPED = frozenset("[]%@\\")
@@ -28,7 +27,6 @@ def escape_name(name: str) -> str:
 
 
 def _escape_character(character: str) -> str:
-    category = unicodedata.category(character)
-    if character not in _ESCAPED and not category.startswith("C") and category not in ("Zl", "Zp"):
+    if character not in _ESCAPED and character.isprintable():
         return character
     return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogatepass"))

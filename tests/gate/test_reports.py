@@ -1,0 +1,126 @@
+"""The result and what is drawn from it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from pytest_weightwatcher.report import RENDERERS, render
+from pytest_weightwatcher.report.markdown import MAX_ROWS, format_code, format_text
+from tests.gate.conftest import MakeModel, flat, healthy_tensors
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "a|b",
+    "`tick` **bold** [link](https://example.invalid) @everyone #1",
+    "::error::pwned",
+    "\x1b[31mred\x1b[0m",
+    "line\nbreak\r\nagain",
+    "‮reversed",
+    "😀",
+    "x" * 10_000,
+)
+
+
+@pytest.fixture
+def result(pytester: pytest.Pytester, make_model: MakeModel) -> dict[str, Any]:
+    make_model(head=flat())
+    pytester.runpytest("--ww-model=model.safetensors", "--ww-report=json:out.json")
+    payload: dict[str, Any] = json.loads((pytester.path / "out.json").read_text(encoding="utf-8"))
+    return payload
+
+
+def test_result_has_what_the_design_says(result: dict[str, Any]) -> None:
+    assert result["format"] == 1
+    assert result["tool"]["name"] == "pytest-weightwatcher"
+    assert result["outcome"] == "warn"
+    assert result["counts"]["pass"] == 8
+    (model,) = result["models"]
+    assert model["path"] == "model.safetensors"
+    assert model["baseline"] is None
+    assert model["coverage"] == pytest.approx(4 * 96 * 64 / (4 * 96 * 65))
+    (layer,) = [layer for layer in model["layers"] if layer["name"] == "head"]
+    assert {"name", "type", "shape", "N", "M", "rf", "hash", "metrics", "reason"} <= layer.keys()
+    assert (layer["type"], layer["shape"], layer["N"], layer["M"], layer["rf"]) == ("dense", [96, 64], 96, 64, 1)
+    (check,) = [check for check in model["checks"] if check["verdict"] == "warn"]
+    assert check["id"] == "ww.yaml::model.safetensors::head::alpha"
+    assert {"layer", "check", "verdict", "value", "limit", "baseline", "detail"} <= check.keys()
+    assert check["limit"] == {"min": 2.0, "max": 6.0}
+
+
+def test_result_agrees_with_the_core(result: dict[str, Any], pytester: pytest.Pytester) -> None:
+    from spectral import analyze
+
+    analysis = analyze(pytester.path / "model.safetensors", min_evals=50)
+    (model,) = result["models"]
+    assert model["summary"] == analysis.summary
+    assert [layer["metrics"] for layer in model["layers"]] == [dict(layer.metrics) for layer in analysis.layers]
+
+
+def test_numbers_that_do_not_exist_are_null(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    make_model(head=np.full((96, 64), np.nan, np.float32))
+    pytester.runpytest("--ww-model=model.safetensors", "--ww-report=json:out.json")
+    text = (pytester.path / "out.json").read_text(encoding="utf-8")
+    json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} in the JSON"))
+
+
+def test_markdown_names_findings_first(result: dict[str, Any]) -> None:
+    text = render("md", result)
+    assert text.index("| warn | <code>head</code> | alpha |") < text.index("<summary>Layers</summary>")
+    assert "pass, 1 warn" in text
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=lambda name: repr(name[:12]))
+def test_hostile_names_neither_run_nor_break_a_table(pytester: pytest.Pytester, name: str) -> None:
+    tensors = {**healthy_tensors(), f"{name}.weight": flat()}
+    save_file(tensors, pytester.path / "model.safetensors")
+    outcome = pytester.runpytest("--ww-model=model.safetensors", "--ww-report=md:out.md", "--ww-report=json:out.json")
+    assert outcome.parseoutcomes() == {"passed": 10, "warned": 1}
+    assert "\x1b" not in outcome.stdout.str()
+    assert not [line for line in outcome.outlines if line.startswith("::")]
+    text = (pytester.path / "out.md").read_text(encoding="utf-8")
+    assert len(text) < 20_000
+    for tag in re.findall(r"<[^>]*>", text):
+        assert tag in ("<code>", "</code>", "<details>", "</details>", "<summary>", "</summary>"), tag
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in rows} == {5, 10}
+    assert "@everyone" not in text
+    assert "](" not in text
+
+
+def test_markdown_is_cut_and_says_so(result: dict[str, Any]) -> None:
+    (model,) = result["models"]
+    layer = model["layers"][0]
+    model["layers"] = [{**layer, "name": f"layer.{index}"} for index in range(MAX_ROWS + 30)]
+    finding = next(check for check in model["checks"] if check["verdict"] == "warn")
+    model["checks"] = [{**finding, "layer": f"layer.{index}"} for index in range(MAX_ROWS + 7)]
+    text = render("md", result)
+    assert "7 more findings are in the JSON report." in text
+    assert "30 more layers are in the JSON report." in text
+    assert len(text.encode()) < 65_536
+
+
+@pytest.mark.parametrize("kind", sorted(RENDERERS))
+def test_rendering_changes_nothing(kind: str, result: dict[str, Any]) -> None:
+    before = json.dumps(result)
+    assert render(kind, result) == render(kind, result)
+    assert json.dumps(result) == before
+
+
+def test_code_and_text_escape() -> None:
+    assert format_code("a|b") == "<code>a&#124;b</code>"
+    assert format_text("<b>&") == "&#60;b&#62;&#38;"
+    assert format_code("é") == "<code>é</code>"
+
+
+def test_templates_are_found_in_the_checkout() -> None:
+    from pytest_weightwatcher.report.templates import templates_folder
+
+    assert templates_folder() == Path(__file__).resolve().parents[2] / "templates"
