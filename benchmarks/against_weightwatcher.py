@@ -87,7 +87,9 @@ def main() -> None:
             if repeat:  # the first round warms up
                 times[name].append(time.perf_counter() - start)
     ours = statistics.median(times["spectral.analyze"])
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, numpy {version('numpy')}, ")
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, numpy {version('numpy')}, "
+    )
     print(f"weightwatcher {version('weightwatcher')}; {len(tensors)} matrices, {repeats} rounds, seconds\n")
     print(f"{'':26}{'min':>8}{'median':>8}{'max':>8}   ratio of medians to ours")
     for name, values in times.items():

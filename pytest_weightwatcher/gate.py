@@ -177,8 +177,7 @@ def layer_checks(model: CheckedModel, spec: MatrixSpec) -> tuple[Check, ...]:
     config = model.config
     checks = [Check(model=model, spec=spec, name=INTEGRITY, rule=None, line=None)]
     checks += [
-        Check(model=model, spec=spec, name=rule.check, rule=rule, line=rule.line)
-        for rule in model.rules[spec.name]
+        Check(model=model, spec=spec, name=rule.check, rule=rule, line=rule.line) for rule in model.rules[spec.name]
     ]
     if model.baseline is not None and spec.name in model.baseline.shapes:
         regression = config.regression

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_weightwatcher.options import CONFIG_NAME, add_options, read_options
+from pytest_weightwatcher.options import CONFIG_NAME, add_options, is_active, needs_a_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,16 +41,12 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
     config = session.config
-    options = read_options(config)
-    if options.is_active:
+    if is_active(config):
         with usage_errors():
             gate = gate_of(config)
             gate.plan_main()
         gate.choose_arguments(config)
-    elif (
-        options.asks_for_models_on_the_command_line(config)
-        and not (config.invocation_params.dir / CONFIG_NAME).exists()
-    ):
+    elif needs_a_model(config) and not (config.invocation_params.dir / CONFIG_NAME).exists():
         raise pytest.UsageError(
             "a --ww-... option was given, but no model: add --ww-model PATH, or a ww.yaml with models"
         )
@@ -73,6 +69,7 @@ def gate_of(config: pytest.Config) -> GateSession:
     if _GATE_KEY not in config.stash:
         from pytest_weightwatcher.hooks import GateHooks
         from pytest_weightwatcher.session import GateSession
+        from pytest_weightwatcher.settings import read_options
 
         gate = GateSession(config, read_options(config))
         config.stash[_GATE_KEY] = gate

@@ -10,7 +10,8 @@ import pytest
 
 from pytest_weightwatcher.errors import BaselineError, GateError, ReportError
 from pytest_weightwatcher.files import is_inside, write_atomically
-from pytest_weightwatcher.options import CONFIG_NAME, GateOptions, ReportTarget
+from pytest_weightwatcher.options import CONFIG_NAME
+from pytest_weightwatcher.settings import GateOptions, ReportTarget
 
 if TYPE_CHECKING:
     from pytest_weightwatcher.collection import CheckItem
@@ -202,7 +203,7 @@ class GateSession:
         main = [str(self.main_path)] if self.main_path.exists() else []
         if config.args_source != config.ArgsSource.ARGS:
             config.args = main
-        elif main and not any(self._is_in_main_file(argument) for argument in config.args):
+        elif main and not any(self._reaches_main_file(argument) for argument in config.args):
             config.args = [*config.args, *main]
 
     def take_virtual_arguments(self, config: pytest.Config) -> list[str]:
@@ -212,6 +213,12 @@ class GateSession:
         mine = [argument for argument in config.args if "::" in argument and self._is_in_main_file(argument)]
         config.args = [argument for argument in config.args if argument not in mine]
         return [argument.partition("::")[2] for argument in mine]
+
+    def _reaches_main_file(self, argument: str) -> bool:
+        """Tell whether pytest comes upon the main file by an argument: its path, a node id in it, a folder above."""
+        path = Path(os.path.normpath(self.invocation_folder / argument.partition("::")[0]))
+        main = Path(os.path.normpath(self.main_path))
+        return path == main or path in main.parents
 
     def _is_in_main_file(self, argument: str) -> bool:
         path = self.invocation_folder / argument.partition("::")[0]

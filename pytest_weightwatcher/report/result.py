@@ -13,7 +13,7 @@ from spectral.metrics import summarise
 
 if TYPE_CHECKING:
     from pytest_weightwatcher.gate import Check, CheckedModel
-    from pytest_weightwatcher.options import GateOptions
+    from pytest_weightwatcher.settings import GateOptions
     from spectral.analysis import LayerAnalysis
     from spectral.weights import MatrixSpec
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,25 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-# pytester takes back what an inner run imports; numpy and pydantic must not be loaded twice, nor each time.
-import hypothesis.extra.numpy
-import pytest_weightwatcher.assertions
-import pytest_weightwatcher.fixtures
-import pytest_weightwatcher.gate
-import pytest_weightwatcher.hooks
-import pytest_weightwatcher.report
-import pytest_weightwatcher.session  # noqa: F401
-
 Tensors = dict[str, NDArray[Any]]
 MakeModel = Callable[..., Path]
+
+PRELOADED = [
+    import_module(name)
+    for name in (
+        "hypothesis.extra.numpy",
+        "pandas",
+        "pytest_weightwatcher.assertions",
+        "pytest_weightwatcher.fixtures",
+        "pytest_weightwatcher.gate",
+        "pytest_weightwatcher.hooks",
+        "pytest_weightwatcher.report",
+        "pytest_weightwatcher.session",
+        "scipy.linalg.cython_lapack",
+        "threadpoolctl",
+    )
+]
+"""pytester takes back what an inner run imports; numpy and pydantic must not be loaded twice, nor each time."""
 
 LAYERS = ("encoder.0.query", "encoder.0.key", "encoder.1.query", "head")
 

@@ -11,7 +11,6 @@ import pytest
 from tests.gate.conftest import MakeModel
 
 
-
 def snapshot(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
@@ -111,7 +110,10 @@ def test_index_that_names_what_it_must_not(pytester: pytest.Pytester, shard: str
         ("version: 1\nchekcs: {}\n", "ww.yaml:2: chekcs: unknown key; did you mean 'checks'?"),
         ("version: 1\nchecks:\n  alpah: {min: 2}\n", "ww.yaml:3: checks.alpah: no such check; did you mean 'alpha'?"),
         ("version: 1\nchecks:\n  alpha: {mim: 2}\n", "ww.yaml:3: checks.alpha.mim: unknown key; did you mean 'min'?"),
-        ("version: 1\nchecks:\n  alpha: {min: two}\n", "ww.yaml:3: checks.alpha.min: expected a valid number, got 'two'"),
+        (
+            "version: 1\nchecks:\n  alpha: {min: two}\n",
+            "ww.yaml:3: checks.alpha.min: expected a valid number, got 'two'",
+        ),
         ("version: 1\nchecks:\n  alpha: 3\n", "ww.yaml:3: checks.alpha: expected keys and values, got 3"),
         ("version: 1\nchecks:\n  alpha: {min: 7, max: 2}\n", "ww.yaml:3: checks.alpha: min 7 is larger than max 2"),
         ("version: 1\nchecks:\n  alpha: {min: .nan}\n", "ww.yaml:3: checks.alpha.min: expected a finite number"),
@@ -182,4 +184,6 @@ def test_the_other_package_named_spectral(pytester: pytest.Pytester, monkeypatch
     monkeypatch.setenv("PYTHONPATH", str(other.parent))
     result = pytester.runpytest_subprocess("--ww-model=model.safetensors")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: the package 'spectral' at *elsewhere* is not the core of pytest-weightwatcher*"])
+    result.stderr.fnmatch_lines(
+        ["ERROR: the package 'spectral' at *elsewhere* is not the core of pytest-weightwatcher*"]
+    )

@@ -59,7 +59,9 @@ def test_harmless_changes_pass(pytester: pytest.Pytester, make_model: MakeModel,
     values = head()
     step = np.abs(values).max(axis=1, keepdims=True) / 127
     rounded = np.round(values / step) * step
-    make_model(head=rounded.astype(np.float32), encoder__0__key=healthy_tensors()["encoder.0.key.weight"].astype(np.float16))
+    make_model(
+        head=rounded.astype(np.float32), encoder__0__key=healthy_tensors()["encoder.0.key.weight"].astype(np.float16)
+    )
     assert pytester.runpytest(*COMPARE).parseoutcomes() == {"passed": 18}
 
 

@@ -61,15 +61,11 @@ def test_too_few_eigenvalues_are_skipped(pytester: pytest.Pytester, make_model: 
 
 
 def test_scalars_vectors_and_empty_tensors(pytester: pytest.Pytester, make_model: MakeModel) -> None:
-    make_model(
-        scale=np.array(1.0, np.float32), bias__extra=np.ones(7, np.float32), empty=np.zeros((0, 64), np.float32)
-    )
+    make_model(scale=np.array(1.0, np.float32), bias__extra=np.ones(7, np.float32), empty=np.zeros((0, 64), np.float32))
     result = pytester.runpytest("--ww-model=model.safetensors", "--ww-report=json:out.json")
     assert result.parseoutcomes() == {"passed": 9}
     model = json.loads((pytester.path / "out.json").read_text(encoding="utf-8"))["models"][0]
-    assert [(entry["name"], entry["reason"]) for entry in model["unanalysed"]] == [
-        ("empty.weight", "an empty tensor")
-    ]
+    assert [(entry["name"], entry["reason"]) for entry in model["unanalysed"]] == [("empty.weight", "an empty tensor")]
 
 
 def test_file_that_changes_while_it_is_checked(pytester: pytest.Pytester, make_model: MakeModel) -> None:

@@ -75,19 +75,21 @@ def test_overrides_change_only_what_they_name(pytester: pytest.Pytester, make_mo
     make_model(head=flat())
     pytester.makefile(
         ".yaml",
-        ww="version: 1\nchecks: {alpha: {min: 2, max: 6}}\n"
-        "overrides:\n- {match: 'he*', checks: {alpha: {max: 500}}}\n",
+        ww="version: 1\nchecks: {alpha: {min: 2, max: 6}}\noverrides:\n- {match: 'he*', checks: {alpha: {max: 500}}}\n",
     )
     assert counts_of(pytester, "--ww-model=model.safetensors") == {"passed": 9}
     pytester.makefile(
-        ".yaml", ww="version: 1\nchecks: {alpha: {min: 2, max: 6}}\noverrides:\n- {match: head, checks: {alpha: false}}\n"
+        ".yaml",
+        ww="version: 1\nchecks: {alpha: {min: 2, max: 6}}\noverrides:\n- {match: head, checks: {alpha: false}}\n",
     )
     assert counts_of(pytester, "--ww-model=model.safetensors") == {"passed": 8}
 
 
 def test_any_metric_can_be_limited(pytester: pytest.Pytester, make_model: MakeModel) -> None:
     make_model()
-    pytester.makefile(".yaml", ww="version: 1\nchecks: {stable_rank: {min: 1000, severity: warn}, matrix_rank: {min: 64}}\n")
+    pytester.makefile(
+        ".yaml", ww="version: 1\nchecks: {stable_rank: {min: 1000, severity: warn}, matrix_rank: {min: 64}}\n"
+    )
     assert counts_of(pytester, "--ww-model=model.safetensors") == {"passed": 13, "warned": 4}
 
 
@@ -215,7 +217,6 @@ def test_jobs_do_not_change_the_result(pytester: pytest.Pytester, make_model: Ma
 
 def test_nothing_checked_is_never_a_pass(pytester: pytest.Pytester, make_model: MakeModel) -> None:
     import numpy as np
-
     from safetensors.numpy import save_file
 
     save_file({"w": np.ones((9, 4), np.float32) * np.arange(4, dtype=np.float32)}, pytester.path / "small.safetensors")

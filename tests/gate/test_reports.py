@@ -23,7 +23,7 @@ HOSTILE = (
     "::error::pwned",
     "\x1b[31mred\x1b[0m",
     "line\nbreak\r\nagain",
-    "‮reversed",
+    "\u202ereversed",
     "😀",
     "x" * 10_000,
 )

@@ -126,10 +126,10 @@ def test_last_failed_with_names_that_look_like_parameters(pytester: pytest.Pytes
 
 
 def test_junitxml(pytester: pytest.Pytester) -> None:
-    from xml.etree import ElementTree
+    import xml.etree.ElementTree as ET
 
     run(pytester, "--junitxml=out.xml")
-    cases = ElementTree.parse(pytester.path / "out.xml").getroot().iter("testcase")
+    cases = ET.parse(pytester.path / "out.xml").getroot().iter("testcase")
     found = {(case.get("classname"), case.get("name")): case for case in cases}
     case = found["ww.yaml.model.safetensors.encoder.0.query", "alpha"]
     properties = {node.get("name"): node.get("value") for node in case.iter("property")}
@@ -156,6 +156,10 @@ def test_gate_alone_without_paths_and_beside_them_with_some(pytester: pytest.Pyt
     pytester.makepyfile("def test_mine(): pass")
     run(pytester).assert_outcomes(passed=8, failed=1)
     run(pytester, ".").assert_outcomes(passed=9, failed=1)
+    pytester.mkdir("mine")
+    (pytester.path / "test_gate_alone_without_paths_and_beside_them_with_some.py").rename("mine/test_mine.py")
+    run(pytester, "mine").assert_outcomes(passed=9, failed=1)
+    run(pytester, "mine/test_mine.py::test_mine").assert_outcomes(passed=9, failed=1)
     (pytester.path / "ww.yaml").unlink()
     assert run(pytester).parseoutcomes() == {"passed": 8, "warned": 1}
     assert run(pytester, ".").parseoutcomes() == {"passed": 9, "warned": 1}

@@ -35,7 +35,9 @@ def test_empty_folder(pytester: pytest.Pytester) -> None:
 
 def test_help_and_markers(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest("--help")
-    result.stdout.fnmatch_lines(["quality of neural-network checkpoints*", "*--ww-model=PATH*", "*ww_model (linelist)*"])
+    result.stdout.fnmatch_lines(
+        ["quality of neural-network checkpoints*", "*--ww-model=PATH*", "*ww_model (linelist)*"]
+    )
     pytester.runpytest("--markers").stdout.fnmatch_lines(["@pytest.mark.ww: checks of neural-network checkpoints*"])
 
 

@@ -101,9 +101,7 @@ def moved_to(alpha: float | None, displacement: float | None = 0.0) -> LayerComp
     return LayerComparison(is_same_shape=True, alpha=alpha, displacement=displacement)
 
 
-@given(
-    before=st.floats(1.1, 10), after=st.floats(1.1, 20), n_tail=st.integers(2, 1000), sigmas=st.floats(0.5, 5)
-)
+@given(before=st.floats(1.1, 10), after=st.floats(1.1, 20), n_tail=st.integers(2, 1000), sigmas=st.floats(0.5, 5))
 def test_alpha_regression_needs_a_change_beyond_error_and_allowance(
     before: float, after: float, n_tail: int, sigmas: float
 ) -> None:
