@@ -199,9 +199,10 @@ def test_every_option_is_an_ini_option(pytester: pytest.Pytester, make_model: Ma
         ("ww_report = pdf:x", "ini option ww_report: expected TYPE:PATH*"),
     ],
 )
-def test_ini_options_are_checked(pytester: pytest.Pytester, line: str, message: str) -> None:
+def test_ini_options_are_checked(pytester: pytest.Pytester, make_model: MakeModel, line: str, message: str) -> None:
+    make_model()
     pytester.makeini(f"[pytest]\n{line}\n")
-    result = pytester.runpytest()
+    result = pytester.runpytest("--ww-model=model.safetensors")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"ERROR: {message}"])
 
