@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from spectral.errors import OptionError
-from spectral.execution import run_all
+from spectral.execution import run_all, single_threaded_blas
 from spectral.loaders import open_model
 from spectral.metrics import (
     LAYER_METRICS,
@@ -88,6 +88,11 @@ class LayerAnalysis:
     fit: PowerLawFit | FitFailure
     is_constant: bool
     metrics: Mapping[str, float | int]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A read-only view of a dict cannot be sent to another process; its contents can.
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return _unpickled, ({**values, "metrics": dict(self.metrics)},)
 
     @property
     def name(self) -> str:
@@ -258,6 +263,9 @@ def analyze(
     """
     if isinstance(model, Description):
         description = model
+        given = AnalysisOptions(fit=fit, min_evals=min_evals, exclude=tuple(_patterns(exclude)))
+        if given not in (AnalysisOptions(), description.options):
+            raise OptionError("a Description has its options already: give them to describe(), not to analyze()")
     else:
         description = describe(model, fit=fit, min_evals=min_evals, exclude=exclude)
     layers = run_all(
@@ -286,7 +294,15 @@ def describe(model: object, *, fit: str = "PL", min_evals: int = MIN_EVALS, excl
 
 
 def analyze_matrix(task: MatrixTask) -> LayerAnalysis:
-    """Load one tensor and analyse it; the unit of work of every executor."""
+    """Load one tensor and analyse it; the unit of work of every executor.
+
+    BLAS is held to one thread here, too: in another process nobody else has done it.
+    """
+    with single_threaded_blas():
+        return _analyze_matrix(task)
+
+
+def _analyze_matrix(task: MatrixTask) -> LayerAnalysis:
     values = task.source.load(task.spec.tensor)
     matrix = as_weight_matrix(task.spec, values)
     spectrum = compute_spectrum(matrix)
@@ -307,6 +323,10 @@ def analyze_matrix(task: MatrixTask) -> LayerAnalysis:
         is_constant=_is_constant(values),
         metrics=MappingProxyType(metrics),
     )
+
+
+def _unpickled(values: dict[str, Any]) -> LayerAnalysis:
+    return LayerAnalysis(**{**values, "metrics": MappingProxyType(values["metrics"])})
 
 
 def _patterns(exclude: Iterable[str]) -> Iterable[str]:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import threading
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from spectral.errors import OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -34,8 +36,8 @@ class _BlasHold:
     def enter(self) -> None:
         with self._lock:
             if self._n_users == 0:
-                # numpy must be loaded first: only libraries that are there already can be held.
-                import numpy as np  # noqa: F401
+                # The libraries must be loaded first: only those that are there already can be held.
+                import scipy.linalg.cython_lapack  # noqa: F401
                 from threadpoolctl import threadpool_limits
 
                 self._limits = threadpool_limits(1, user_api="blas")
@@ -94,14 +96,18 @@ def run_all(
 
     Raises
     ------
+    OptionError
+        ``n_workers`` is below 1.
     Exception
         The first error of a task, in task order; tasks that have not begun are cancelled.
     """
+    if n_workers is not None and n_workers < 1:
+        raise OptionError(f"n_workers must be at least 1, got {n_workers!r}")
     order = sorted(range(len(tasks)), key=lambda index: -costs[index])
     with single_threaded_blas():
-        own = executor or ThreadPoolExecutor(
-            max_workers=n_workers or n_default_workers(), thread_name_prefix="spectral"
-        )
+        own = executor
+        if own is None:
+            own = ThreadPoolExecutor(max_workers=n_workers or n_default_workers(), thread_name_prefix="spectral")
         futures: dict[int, Future[Result]] = {}
         try:
             for index in order:
@@ -110,5 +116,7 @@ def run_all(
         finally:
             for future in futures.values():
                 future.cancel()
+            # What runs already ends before this returns, so that nothing uses BLAS after the hold is given up.
+            wait([future for future in futures.values() if not future.cancelled()])
             if executor is None:
                 own.shutdown(wait=True, cancel_futures=True)

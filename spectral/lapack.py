@@ -49,7 +49,7 @@ def symmetric_eigenvalues(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     routines = _load_routines()
     n = len(matrix)
     if routines is None or n == 0:
-        return np.linalg.eigvalsh(matrix)
+        return np.asarray(np.linalg.eigvalsh(matrix), dtype=np.float64)
     reduce_to_tridiagonal, iterate = routines
     work = np.array(matrix, dtype=np.float64, order="C")
     diagonal, off_diagonal, reflectors = np.empty(n), np.empty(n), np.empty(n)

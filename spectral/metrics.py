@@ -65,8 +65,9 @@ def spectrum_metrics(spectrum: Spectrum) -> dict[str, float | int]:
     Returns
     -------
     dict
-        The names of :data:`SPECTRUM_METRICS`. ``entropy`` lies in [0, 1] and is absent for a matrix of rank
-        one, where its definition -Σ p ln p / ln(rank) has no denominator.
+        The names of :data:`SPECTRUM_METRICS`. ``entropy`` lies in [0, 1], but for the :data:`ENTROPY_EPSILON`
+        added to every share, and is absent for a matrix of rank one, where its definition
+        -Σ p ln p / ln(rank) has no denominator.
     """
     evals = spectrum.evals
     largest = float(evals[-1])

@@ -26,6 +26,9 @@ SMALL_SAMPLE = 20
 
 MIN_TAIL = 8
 
+MIN_LOG_SPREAD = 1e-10
+"""A tail whose largest and smallest value differ by less than this share is rounding noise around one value."""
+
 _PROBES = 16
 _SLACK = 1e-12
 
@@ -85,7 +88,7 @@ def fit_power_law(evals: NDArray[np.float64], *, min_evals: int = MIN_EVALS) -> 
     Parameters
     ----------
     evals : ndarray of float64, shape (n,)
-        Eigenvalues, ascending.
+        Eigenvalues, ascending and finite.
     min_evals : int
         Fewer eigenvalues than this are not fitted. At least 2.
 
@@ -94,12 +97,18 @@ def fit_power_law(evals: NDArray[np.float64], *, min_evals: int = MIN_EVALS) -> 
     PowerLawFit or FitFailure
         Never a number that stands for a failure.
 
+    Raises
+    ------
+    ValueError
+        The eigenvalues are not one-dimensional, ascending and finite.
+
     Notes
     -----
     D_i is a maximum over the tail, so its value at a few points bounds it from below. Candidates are
     evaluated in full in the order of that bound and only while it could still win, which leaves the result
     as the full scan has it.
     """
+    _check_evals(evals)
     if len(evals) < min_evals:
         return _too_few(f"{len(evals)} eigenvalues, at least {min_evals} are needed for a fit")
     x = np.asarray(evals[evals > EVALS_THRESHOLD], dtype=np.float64)
@@ -110,7 +119,7 @@ def fit_power_law(evals: NDArray[np.float64], *, min_evals: int = MIN_EVALS) -> 
     log_x = np.log(x)
     alphas = _exponents(log_x)
     starts = np.arange(n - min_tail + 1)
-    starts = starts[np.isfinite(alphas[starts]) & (alphas[starts] > 1.0)]
+    starts = starts[log_x[-1] - log_x[starts] > MIN_LOG_SPREAD]
     if len(starts) == 0:
         return FitFailure(reason=FitFailureReason.NO_SPREAD, detail="all eigenvalues in the tail are equal")
     best, distance = _first_smallest_distance(log_x, alphas, starts)
@@ -135,7 +144,7 @@ def alpha_at_tail(evals: NDArray[np.float64], n_tail: int) -> float | None:
     Parameters
     ----------
     evals : ndarray of float64, shape (n,)
-        Eigenvalues, ascending.
+        Eigenvalues, ascending and finite.
     n_tail : int
         Size of the tail, at least 2.
 
@@ -143,15 +152,26 @@ def alpha_at_tail(evals: NDArray[np.float64], n_tail: int) -> float | None:
     -------
     float or None
         None where fewer than ``n_tail`` eigenvalues exceed :data:`EVALS_THRESHOLD`, or all are equal.
+
+    Raises
+    ------
+    ValueError
+        The eigenvalues are not one-dimensional, ascending and finite.
     """
+    _check_evals(evals)
     if n_tail < 2 or len(evals) < n_tail or not evals[-n_tail] > EVALS_THRESHOLD:
         return None
     log_x = np.log(evals[-n_tail:])
-    total = float(np.sum(log_x - log_x[0]))
-    if not total > 0.0:
+    if not log_x[-1] - log_x[0] > MIN_LOG_SPREAD:
         return None
+    total = float(np.sum(log_x - log_x[0]))
     n_fitted = n_tail - 1 if np.count_nonzero(evals > EVALS_THRESHOLD) < SMALL_SAMPLE else n_tail
     return 1.0 + n_fitted / total
+
+
+def _check_evals(evals: NDArray[np.float64]) -> None:
+    if evals.ndim != 1 or not bool(np.isfinite(evals).all()) or bool(np.any(evals[1:] < evals[:-1])):
+        raise ValueError(f"evals must be one-dimensional, ascending and finite, got an array of shape {evals.shape}")
 
 
 def _too_few(detail: str) -> FitFailure:
@@ -159,7 +179,10 @@ def _too_few(detail: str) -> FitFailure:
 
 
 def _exponents(log_x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return α_i for the tail beginning at each i; infinite where all its values are equal."""
+    """Return α_i for the tail beginning at each i; infinite where all its values are equal.
+
+    Every total holds the term log(x_max/x_i), so that the difference loses no more than n·eps of it.
+    """
     n = len(log_x)
     n_tail = np.arange(n, 0, -1, dtype=np.float64)
     # Sums of distances to the largest value: small terms first, and no cancellation for the short tails.

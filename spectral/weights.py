@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -224,10 +223,10 @@ def as_weight_matrix(spec: MatrixSpec, values: NDArray[Any]) -> WeightMatrix:
 
 
 def _layer_names(infos: tuple[TensorInfo, ...]) -> dict[str, str]:
-    """Tensor name -> layer name; a name that two tensors would share stays the tensor's own."""
-    short = {info.name: info.name.removesuffix(_WEIGHT_SUFFIX) or info.name for info in infos}
-    uses = Counter(short.values())
-    return {name: layer if uses[layer] == 1 else name for name, layer in short.items()}
+    """Tensor name -> layer name, all different: where a tensor has the short name already, the long one stays."""
+    names = {info.name for info in infos}
+    short = {name: name.removesuffix(_WEIGHT_SUFFIX) or name for name in names}
+    return {name: name if layer in names else layer for name, layer in short.items()}
 
 
 def _layout_of(info: TensorInfo) -> _Layout | str:
@@ -274,7 +273,8 @@ def _three_dimensional_layout(info: TensorInfo) -> _Layout | str:
         return _Layout(layer_type=LayerType.CONV1D, rows=second, columns=third, rf=first, kernel_first=True)
     if first == 1 and third > MAX_KERNEL and "conv" not in name:
         return _Layout(layer_type=_two_dimensional_type(info), rows=second, columns=third)
-    if "conv" in name or third <= MAX_KERNEL or third <= min(first, second) // 2:
+    is_short = third <= MAX_KERNEL or third <= min(first, second) // 2
+    if info.role is None and ("conv" in name or is_short):
         return _Layout(layer_type=LayerType.CONV1D, rows=first, columns=second, rf=third)
     return "three dimensions whose meaning neither the name nor the shape tells"
 

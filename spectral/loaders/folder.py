@@ -14,7 +14,7 @@ from spectral.errors import (
     UnsafeCheckpointError,
     UnsupportedModelError,
 )
-from spectral.loaders.naming import natural_order
+from spectral.loaders.naming import natural_order, unique_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,7 +81,10 @@ def open_folder(path: Path, open_file: Callable[[Path], TensorSource]) -> Tensor
     for weight_name in WEIGHT_FILES:
         if (path / weight_name).is_file():
             return open_file(path / weight_name)
-    candidates = sorted(file for file in path.iterdir() if file.suffix in WEIGHT_SUFFIXES and file.is_file())
+    try:
+        candidates = sorted(file for file in path.iterdir() if file.suffix in WEIGHT_SUFFIXES and file.is_file())
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be listed: {error.strerror}") from error
     if not candidates:
         raise ModelNotFoundError(
             f"{path}: the folder holds no weights (looked for {', '.join(INDEX_FILES + WEIGHT_FILES)} "
@@ -102,19 +105,23 @@ def _open_index(path: Path, index: Path, open_file: Callable[[Path], TensorSourc
     opened: dict[str, TensorSource] = {}
     for shard in sorted(set(weight_map.values()), key=natural_order):
         opened[shard] = open_file(_inside(path, index, shard))
+    held = {shard: {info.name for info in source.tensors()} for shard, source in opened.items()}
     for name, shard in weight_map.items():
-        if not any(info.name == name for info in opened[shard].tensors()):
+        if name not in held[shard]:
             raise CorruptCheckpointError(f"{index}: names the tensor {name[:200]!r} in {shard}, which does not hold it")
     return _join(path, opened)
 
 
 def _read_weight_map(index: Path) -> dict[str, str]:
     try:
-        if index.stat().st_size > MAX_INDEX_BYTES:
-            raise CorruptCheckpointError(f"{index}: larger than {MAX_INDEX_BYTES} bytes, which no index is")
-        payload = json.loads(index.read_text(encoding="utf-8"))
+        with index.open("rb") as stream:
+            text = stream.read(MAX_INDEX_BYTES + 1)
     except OSError as error:
         raise ModelError(f"{index}: cannot be read: {error.strerror}") from error
+    if len(text) > MAX_INDEX_BYTES:
+        raise CorruptCheckpointError(f"{index}: larger than {MAX_INDEX_BYTES} bytes, which no index is")
+    try:
+        payload = json.loads(text.decode("utf-8"), object_pairs_hook=unique_keys)
     except RecursionError as error:
         raise CorruptCheckpointError(f"{index}: nested too deeply") from error
     except ValueError as error:
@@ -131,16 +138,26 @@ def _read_weight_map(index: Path) -> dict[str, str]:
 def _inside(path: Path, index: Path, shard: str) -> Path:
     """Return the path of a shard, which must lie in the folder of its index, links resolved."""
     relative = PurePosixPath(shard)
-    if not shard or relative.is_absolute() or ".." in relative.parts or "\\" in shard or "\0" in shard:
+    is_plain = shard.isprintable() and "\\" not in shard
+    if not relative.parts or relative.is_absolute() or ".." in relative.parts or not is_plain:
         raise UnsafeCheckpointError(f"{index}: names the shard {shard[:200]!r}, outside its folder")
     file = path / relative
-    if not file.exists():
-        raise ModelNotFoundError(f"{index}: names the shard {shard[:200]!r}, which is missing")
-    folder, target = path.resolve(), file.resolve()
-    # A Hugging Face cache keeps snapshots/<revision>/<file> as links to blobs/<hash> two levels up.
-    if folder not in target.parents and target.parent != folder.parent.parent / "blobs":
+    try:
+        folder, target = path.resolve(), file.resolve(strict=True)
+    except (OSError, RuntimeError) as error:
+        # Not there, a name too long for the file system, or a circle of links (RuntimeError before Python 3.13).
+        raise ModelNotFoundError(f"{index}: names the shard {shard[:200]!r}, which is missing") from error
+    if folder not in target.parents and not _is_cache_blob(folder, target):
         raise UnsafeCheckpointError(f"{index}: the shard {shard[:200]!r} is a link that leaves its folder")
     return file
+
+
+def _is_cache_blob(folder: Path, target: Path) -> bool:
+    """Tell whether ``target`` is where a Hugging Face cache keeps the files of the snapshot ``folder``.
+
+    There ``snapshots/<revision>/[<subfolder>/]<file>`` are links to ``blobs/<hash>`` beside ``snapshots``.
+    """
+    return any(parent.name == "snapshots" and target.parent == parent.with_name("blobs") for parent in folder.parents)
 
 
 def _join(path: Path, opened: dict[str, TensorSource]) -> ShardedFolder:

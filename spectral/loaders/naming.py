@@ -1,8 +1,9 @@
-"""Order of tensor names."""
+"""Names of tensors: their order, and that they differ."""
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 _NUMBER = re.compile(r"([0-9]+)")
 
@@ -19,3 +20,13 @@ def natural_order(name: str) -> tuple[tuple[int, int, str], ...]:
         (1, int(part), part) if index % 2 and len(part) <= 18 else (0, 0, part)
         for index, part in enumerate(parts)
     )
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build a JSON object whose keys all differ, for ``object_pairs_hook``."""
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise ValueError(f"the name {key[:200]!r} appears twice")
+        result[key] = value
+    return result

@@ -47,7 +47,7 @@ def open_model(model: object) -> TensorSource:
         package that is not installed. The message is one sentence that names the file and the place.
     """
     if isinstance(model, (str, os.PathLike)):
-        return _open_path(Path(os.fspath(model)))
+        return _open_path(Path(os.fsdecode(model)))
     if is_torch_module(model):
         return open_module(model)
     if isinstance(model, Mapping):
@@ -84,4 +84,8 @@ def _open_file(path: Path) -> TensorSource:
     source = opener(path)
     if not source.tensors():
         raise CorruptCheckpointError(f"{path}: holds no tensors")
+    for info in source.tensors():
+        # Half a surrogate pair is no text: it could be printed, written and compared nowhere.
+        if any("\ud800" <= character <= "\udfff" for character in info.name):
+            raise CorruptCheckpointError(f"{path}: tensor {info.name[:200]!r}: its name is not valid Unicode")
     return source

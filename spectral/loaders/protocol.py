@@ -78,4 +78,5 @@ def as_little_endian(array: NDArray[Any]) -> NDArray[Any]:
 
     if array.dtype.byteorder == ">" or (array.dtype.byteorder == "=" and not np.little_endian):
         array = array.astype(array.dtype.newbyteorder("<"))
-    return np.ascontiguousarray(array)
+    # np.ascontiguousarray would give an array without dimensions one.
+    return np.asarray(array, order="C")

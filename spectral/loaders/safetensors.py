@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from spectral.errors import CorruptCheckpointError, ModelError, ModelNotFoundError
 from spectral.loaders.dtypes import numpy_dtype, why_not_float
-from spectral.loaders.naming import natural_order
+from spectral.loaders.naming import natural_order, unique_keys
 from spectral.loaders.protocol import TensorInfo
 
 if TYPE_CHECKING:
@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 MAX_HEADER_BYTES = 100_000_000
 """The format's own limit on the JSON header."""
+
+MAX_COUNT = 2**63 - 1
+"""No dimension and no offset of a real file is larger; also keeps the arithmetic on hostile headers cheap."""
+
+MAX_DIMENSIONS = 64
+"""More than any array library can hold."""
 
 _LENGTH_BYTES = 8
 
@@ -154,7 +160,7 @@ def _read_header(path: Path, prefix: bytes, n_file: int, read: Any) -> tuple[int
         )
     try:
         entries = json.loads(
-            read(n_header).decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant
+            read(n_header).decode("utf-8"), object_pairs_hook=unique_keys, parse_constant=_refuse_constant
         )
     except RecursionError as error:
         raise CorruptCheckpointError(f"{path}: the header is nested too deeply") from error
@@ -168,15 +174,6 @@ def _read_header(path: Path, prefix: bytes, n_file: int, read: Any) -> tuple[int
     return n_header, entries
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in result:
-            raise ValueError(f"the name {key[:200]!r} appears twice")
-        result[key] = value
-    return result
-
-
 def _refuse_constant(text: str) -> Any:
     raise ValueError(f"{text} is not JSON")
 
@@ -186,8 +183,10 @@ def _check_entry(path: Path, name: str, entry: Any) -> tuple[TensorInfo, int, in
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         raise CorruptCheckpointError(f"{where}: the header gives no dtype, shape and data_offsets for it")
     shape, span = entry["shape"], entry["data_offsets"]
-    if not _are_counts(shape):
-        raise CorruptCheckpointError(f"{where}: the shape must be a list of non-negative integers")
+    if not _are_counts(shape) or len(shape) > MAX_DIMENSIONS:
+        raise CorruptCheckpointError(
+            f"{where}: the shape must be a list of at most {MAX_DIMENSIONS} integers from 0 to {MAX_COUNT}"
+        )
     if not _are_counts(span) or len(span) != 2 or span[0] > span[1]:
         raise CorruptCheckpointError(f"{where}: data_offsets must be two integers, begin <= end")
     if not isinstance(entry["dtype"], str) or entry["dtype"] not in _DTYPES:
@@ -196,15 +195,19 @@ def _check_entry(path: Path, name: str, entry: Any) -> tuple[TensorInfo, int, in
     n_expected = (math.prod(shape) * n_bits + 7) // 8
     if n_expected != span[1] - span[0]:
         raise CorruptCheckpointError(
-            f"{where}: shape {shape} of {entry['dtype']} takes {n_expected} bytes, "
+            f"{where}: shape {shape} of {entry['dtype']} takes {_in_words(n_expected)} bytes, "
             f"data_offsets give {span[1] - span[0]}"
         )
     info = TensorInfo(name=name, shape=tuple(shape), dtype=dtype, refusal=why_not_float(dtype))
     return info, span[0], span[1]
 
 
+def _in_words(count: int) -> str:
+    return str(count) if count <= MAX_COUNT else f"more than {MAX_COUNT}"
+
+
 def _are_counts(values: Any) -> bool:
-    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+    return isinstance(values, list) and all(type(value) is int and 0 <= value <= MAX_COUNT for value in values)
 
 
 def _check_layout(path: Path, offsets: dict[str, tuple[int, int]], first_byte: int, n_file: int) -> None:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import pickle
+import pickletools
+import re
+import struct
+import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -33,8 +38,27 @@ CONTAINER_KEYS = ("state_dict", "model_state_dict", "model", "module", "params",
 TRAINING_STATE_WORDS = ("optim", "sched", "scaler", "rng")
 """Top-level entries with one of these in their name hold the state of the training, not weights."""
 
+MIN_TORCH = (2, 10)
+"""Earlier torch can be made to run code by a file, ``weights_only`` or not: CVE-2025-32434, CVE-2026-24747."""
+
 _ZIP_MAGIC = b"PK\x03\x04"
 _MAX_NESTING = 8
+
+_DAMAGE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+)
+"""What torch and zipfile raise for damaged files: whatever the reader that stumbles happens to raise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +113,7 @@ def open_torch_file(path: Path) -> TorchFile:
         raise CorruptCheckpointError(f"{path}: the file is empty")
     content = _unpickle(path, is_zip=magic == _ZIP_MAGIC)
     tensors: dict[str, torch.Tensor] = {}
-    for name, tensor in _flatten(_weights_of(path, content), prefix="", depth=0):
+    for name, tensor in _flatten(_weights_of(path, content)):
         if name in tensors:
             raise CorruptCheckpointError(f"{path}: two tensors would be named {name[:200]!r}")
         tensors[name] = tensor
@@ -106,13 +130,38 @@ def _unpickle(path: Path, *, is_zip: bool) -> Any:
         raise MissingDependencyError(
             f"{path}: reading torch files needs torch: pip install 'pytest-weightwatcher[torch]'"
         ) from error
+    if torch.__version__ < MIN_TORCH:
+        raise MissingDependencyError(
+            f"{path}: torch {torch.__version__} cannot read files safely: update to "
+            f"{'.'.join(map(str, MIN_TORCH))} or later, or convert the file to safetensors"
+        )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        if is_zip:
+            _check_archive(path)
+        with warnings.catch_warnings():
+            # Of odd pickle protocols and of TorchScript; what is wrong with those becomes an error of ours.
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         raise _explain(path, error) from error
-    except (RuntimeError, ValueError, EOFError, KeyError, TypeError, AttributeError, IndexError, OSError) as error:
-        # torch reports damaged archives through whatever its readers raise.
+    except _DAMAGE as error:
+        if "TorchScript" in str(error):
+            raise _torchscript(path) from error
         raise CorruptCheckpointError(f"{path}: not a readable torch file ({_first_line(error)})") from error
+
+
+def _check_archive(path: Path) -> None:
+    """Demand that entries stand in the archive as they are: torch maps them, and a few bytes cannot claim much."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    for entry in entries:
+        if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
+            kind = "TorchScript: " if any(other.filename.endswith("/constants.pkl") for other in entries) else ""
+            raise zipfile.BadZipFile(f"{kind}entry {entry.filename[:100]!r} is compressed, unlike any of torch.save")
+
+
+def _torchscript(path: Path) -> ModelError:
+    return UnsupportedModelError(f"{path}: a TorchScript archive, which is not read yet; save its state dict")
 
 
 def _explain(path: Path, error: pickle.UnpicklingError) -> ModelError:
@@ -125,10 +174,18 @@ def _explain(path: Path, error: pickle.UnpicklingError) -> ModelError:
                 "Save the state dict alone, or convert it to safetensors"
             )
     if "TorchScript" in text:
-        return UnsupportedModelError(f"{path}: a TorchScript archive, which is not read yet; save its state dict")
-    if "Unsupported" in text or "not allowed" in text or "Can only" in text:
+        return _torchscript(path)
+    if any(needle in text for needle in ("Unsupported class", "unrecognized function", "Can only", "not allowed")) or (
+        _names_an_opcode(text)
+    ):
         return UnsafeCheckpointError(f"{path}: unsafe: its pickle does more than hold weights; nothing was run")
     return CorruptCheckpointError(f"{path}: not a readable torch file ({_first_line(error)})")
+
+
+def _names_an_opcode(text: str) -> bool:
+    """Tell whether torch stopped at an opcode that it refuses, not at a byte that is none."""
+    found = re.search(r"Unsupported operand ([0-9]+)", text)
+    return found is not None and chr(int(found[1])) in {opcode.code for opcode in pickletools.opcodes}
 
 
 def _first_line(error: BaseException) -> str:
@@ -136,7 +193,7 @@ def _first_line(error: BaseException) -> str:
     return lines[0][:200] if lines else type(error).__name__
 
 
-def _weights_of(path: Path, content: Any) -> Mapping[Any, Any]:
+def _weights_of(path: Path, content: Any, depth: int = 0) -> Mapping[Any, Any]:
     """Return the mapping that holds the weights inside what was saved."""
     if is_torch_tensor(content):
         return {"tensor": content}
@@ -144,32 +201,40 @@ def _weights_of(path: Path, content: Any) -> Mapping[Any, Any]:
         raise UnsupportedModelError(
             f"{path}: holds a {type(content).__name__}, expected a state dict (names to tensors)"
         )
-    if any(is_torch_tensor(value) for value in content.values()):
-        return content
-    for key in CONTAINER_KEYS:
+    for key in CONTAINER_KEYS if depth < _MAX_NESTING else ():
         inner = content.get(key)
-        if isinstance(inner, Mapping) and any(True for _ in _flatten(inner, prefix="", depth=0)):
-            return _weights_of(path, inner)
+        if isinstance(inner, Mapping) and _holds_tensors(inner):
+            return _weights_of(path, inner, depth + 1)
     parts = {
         key: value
         for key, value in content.items()
-        if isinstance(value, Mapping) and not any(word in str(key).lower() for word in TRAINING_STATE_WORDS)
+        if is_torch_tensor(value) or not any(word in str(key).lower() for word in TRAINING_STATE_WORDS)
     }
-    if any(True for _ in _flatten(parts, prefix="", depth=0)):
+    if _holds_tensors(parts):
         return parts
     keys = ", ".join(str(key)[:40] for key in list(content)[:8]) or "none"
     raise UnsupportedModelError(
-        f"{path}: no state dict found: its top-level keys are {keys}; looked for tensors, then for "
+        f"{path}: no state dict found: its top-level keys are {keys!r}; looked for tensors, then for "
         f"{', '.join(CONTAINER_KEYS)}"
     )
 
 
-def _flatten(content: Mapping[Any, Any], *, prefix: str, depth: int) -> Iterator[tuple[str, torch.Tensor]]:
-    if depth > _MAX_NESTING:
-        return
-    for key, value in content.items():
-        name = f"{prefix}{key}"
+def _holds_tensors(content: Mapping[Any, Any]) -> bool:
+    return any(True for _ in _flatten(content))
+
+
+def _flatten(content: Mapping[Any, Any]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield every tensor of nested mappings under its dotted name.
+
+    Each mapping is entered once: a file can hold one that contains itself, or is contained a billion times.
+    """
+    seen = {id(content)}
+    pending: list[tuple[str, int, Any]] = [("", 0, content)]
+    while pending:
+        name, depth, value = pending.pop()
         if is_torch_tensor(value):
             yield name, value
-        elif isinstance(value, Mapping):
-            yield from _flatten(value, prefix=f"{name}.", depth=depth + 1)
+        elif isinstance(value, Mapping) and depth <= _MAX_NESTING and (depth == 0 or id(value) not in seen):
+            seen.add(id(value))
+            prefix = f"{name}." if depth else ""
+            pending.extend((f"{prefix}{key}", depth + 1, inner) for key, inner in [*value.items()][::-1])

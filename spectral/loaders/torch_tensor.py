@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from spectral.errors import ModelError
+from spectral.errors import ModelError, UnsupportedModelError
 from spectral.loaders.dtypes import numpy_dtype, why_not_float
 from spectral.loaders.protocol import LayerType, TensorInfo
 
@@ -14,7 +14,15 @@ if TYPE_CHECKING:
 
 
 def describe_torch_tensor(name: str, tensor: torch.Tensor, role: LayerType | None = None) -> TensorInfo:
-    """Return the header of a torch tensor; its values are not touched."""
+    """Return the header of a torch tensor; its values are not touched.
+
+    Raises
+    ------
+    UnsupportedModelError
+        A parameter of a lazy module that has not seen an input: it has no shape.
+    """
+    if type(tensor).__name__ in ("UninitializedParameter", "UninitializedBuffer"):
+        raise UnsupportedModelError(f"{name!r} is not initialised: run the model once, so that it has a shape")
     dtype = str(tensor.dtype).removeprefix("torch.")
     refusal = why_not_float(dtype)
     if tensor.is_quantized:
@@ -23,6 +31,9 @@ def describe_torch_tensor(name: str, tensor: torch.Tensor, role: LayerType | Non
         refusal = f"sparse storage is not read ({tensor.layout})"
     elif tensor.is_meta:
         refusal = "the tensor is on the meta device: it has no values"
+    elif tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        # A few bytes of a file can claim terabytes this way.
+        refusal = "an expanded view: it repeats values that are stored once"
     return TensorInfo(name=name, shape=tuple(tensor.shape), dtype=dtype, role=role, refusal=refusal)
 
 
@@ -35,7 +46,7 @@ def torch_to_numpy(label: str, name: str, tensor: torch.Tensor) -> NDArray[Any]:
     info = describe_torch_tensor(name, tensor)
     if info.refusal is not None:
         raise ModelError(f"{label}: tensor {name!r}: {info.refusal}")
-    plain = tensor.detach().cpu().contiguous()
+    plain = tensor.detach().cpu().resolve_neg().contiguous()
     dtype = numpy_dtype(info.dtype)
     values: NDArray[Any]
     if info.dtype in ("float64", "float32", "float16"):

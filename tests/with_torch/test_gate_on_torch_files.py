@@ -89,7 +89,7 @@ def test_assertion_takes_modules_and_state_dicts() -> None:
     assert [layer.name for layer in analysis.layers] == ["0", "2"]
     assert_layers_well_trained(module.state_dict())
     module[2].weight.data = torch.from_numpy(flat())
-    with pytest.raises(AssertionError, match="2: alpha 101.3 is 95.34 above the limit of 2 to 6"):
+    with pytest.raises(AssertionError, match=r"2: alpha 101\.3 is 95\.34 above the limit of 2 to 6"):
         assert_layers_well_trained(module)
 
 
