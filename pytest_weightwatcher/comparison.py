@@ -12,6 +12,8 @@ from spectral.power_law import alpha_at_tail
 from spectral.spectrum import Spectrum
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pytest_weightwatcher.baseline import BaselineEntry
     from spectral.analysis import LayerAnalysis
 
@@ -76,7 +78,7 @@ def compare_layer(layer: LayerAnalysis, entry: BaselineEntry) -> LayerComparison
 
 
 def compare_layer_sets(
-    shapes: dict[str, tuple[int, ...]], baseline_shapes: dict[str, tuple[int, ...]]
+    shapes: Mapping[str, tuple[int, ...]], baseline_shapes: Mapping[str, tuple[int, ...]]
 ) -> LayerSetComparison:
     """Compare the layers of a model with those of its baseline, by name and shape."""
     return LayerSetComparison(

@@ -130,7 +130,7 @@ def _unpickle(path: Path, *, is_zip: bool) -> Any:
         raise MissingDependencyError(
             f"{path}: reading torch files needs torch: pip install 'pytest-weightwatcher[torch]'"
         ) from error
-    if torch.__version__ < MIN_TORCH:
+    if tuple(int(part) for part in str(torch.__version__).split(".")[:2]) < MIN_TORCH:
         raise MissingDependencyError(
             f"{path}: torch {torch.__version__} cannot read files safely: update to "
             f"{'.'.join(map(str, MIN_TORCH))} or later, or convert the file to safetensors"

@@ -503,7 +503,8 @@ class TestDamagedTorchFiles:
         path = tmp_path / "model.pt"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch deprecates what it still lets people save
-            torch.jit.save(torch.jit.trace(torch.nn.Linear(3, 3), torch.ones(1, 3)), str(path))
+            trace: Any = torch.jit.trace  # torch gives it no types
+            torch.jit.save(trace(torch.nn.Linear(3, 3), torch.ones(1, 3)), str(path))
         check_refused(
             path, UnsupportedModelError, r"a TorchScript archive, which is not read yet; save its state dict$"
         )
