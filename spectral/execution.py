@@ -6,23 +6,24 @@ LAPACK's symmetric solver gives other last bits with two BLAS threads than with 
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spectral.errors import OptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
     from typing import TypeVar
 
-    from threadpoolctl import threadpool_limits
-
     Task = TypeVar("Task")
     Result = TypeVar("Result")
+
+logger = logging.getLogger(__name__)
 
 
 class _BlasHold:
@@ -31,16 +32,18 @@ class _BlasHold:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._n_users = 0
-        self._limits: threadpool_limits | None = None
+        self._limits: Any = None
 
     def enter(self) -> None:
         with self._lock:
             if self._n_users == 0:
                 # The libraries must be loaded first: only those that are there already can be held.
                 import scipy.linalg.cython_lapack  # noqa: F401
-                from threadpoolctl import threadpool_limits
+                from threadpoolctl import ThreadpoolController
 
-                self._limits = threadpool_limits(1, user_api="blas")
+                controller = ThreadpoolController().select(user_api="blas")
+                self._limits = controller.limit(limits=1)
+                _warn_where_not_held(controller.info())
             self._n_users += 1
 
     def leave(self) -> None:
@@ -49,6 +52,17 @@ class _BlasHold:
             if self._n_users == 0 and self._limits is not None:
                 self._limits.restore_original_limits()
                 self._limits = None
+
+
+def _warn_where_not_held(libraries: Iterable[Mapping[str, Any]]) -> None:
+    """Say so where a library keeps more threads: threadpoolctl obeys only the thread that set a limit first."""
+    for library in libraries:
+        if library["num_threads"] not in (None, 1):
+            logger.warning(
+                "%s could not be held to one thread, because another thread controls it: results may differ in "
+                "their last bits from those of the main thread",
+                library["internal_api"],
+            )
 
 
 _hold = _BlasHold()

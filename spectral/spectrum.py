@@ -33,6 +33,14 @@ GRAM_FLOOR = 4e-9
 the order of eps·λmax (Golub and Van Loan, Matrix Computations, 4th ed., section 5.3.2 and theorem 8.1.4; up to
 13 eps·λmax were measured, M = 50 to 1000), so that from here on each has a relative error below 1e-6."""
 
+MAX_EXACT_M = 1024
+"""Up to this size GRAM_FLOOR holds. Beyond it, where an SVD takes several times as long and a square matrix nearly
+always has some λ below GRAM_FLOOR·λmax, only NOISE_FLOOR does: `sv_min` may then be off in its third digit, and
+no other number depends on such small eigenvalues."""
+
+NOISE_FLOOR = 16
+"""Eigenvalues below NOISE_FLOOR·M·eps·λmax are noise, and a rank could not be counted from them."""
+
 _EPS = float(np.finfo(np.float64).eps)
 
 
@@ -151,7 +159,9 @@ def _slice_singular_values(
 ) -> tuple[NDArray[np.float64], Literal["gram", "svd"]]:
     """Return the singular values of each slice, ascending, from the Gram matrices where these resolve them."""
     evals = np.stack([symmetric_eigenvalues(gram) for gram in grams])
-    if bool(np.all(evals[:, 0] > GRAM_FLOOR * evals[:, -1])):
+    n_evals = evals.shape[1]
+    floor = GRAM_FLOOR if n_evals <= MAX_EXACT_M else NOISE_FLOOR * n_evals * _EPS
+    if bool(np.all(evals[:, 0] > floor * evals[:, -1])):
         return np.sqrt(evals), "gram"
     return np.stack([_singular_values(block) for block in slices]), "svd"
 

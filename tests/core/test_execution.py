@@ -221,3 +221,26 @@ class TestRunAll:
 
     def test_default_number_of_workers(self) -> None:
         assert 1 <= n_default_workers() <= (multiprocessing.cpu_count() or 1)
+
+
+def test_a_hold_that_does_not_take_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    """threadpoolctl ignores a thread that does not control OpenBLAS while the one that does is alive."""
+
+    def hold() -> None:
+        with single_threaded_blas():
+            pass
+
+    with single_threaded_blas():
+        pass
+    assert not caplog.records
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(hold).result()
+    is_held = not any("could not be held to one thread" in record.message for record in caplog.records)
+    with ThreadPoolExecutor(1) as pool:
+        n_threads = pool.submit(_threads_inside_a_hold).result()
+    assert is_held == (n_threads == 1)
+
+
+def _threads_inside_a_hold() -> int:
+    with single_threaded_blas():
+        return max(library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas")

@@ -74,6 +74,19 @@ class TestAgainstNumpy:
         np.testing.assert_allclose(spectrum.evals, slow_evals(values[None]), rtol=ACCURACY)
         assert spectrum.method == ("svd" if smallest < GRAM_FLOOR else "gram")
 
+    @pytest.mark.parametrize(("smallest", "method", "accuracy"), [(1e-10, "gram", 1e-3), (1e-14, "svd", ACCURACY)])
+    def test_large_matrices_have_a_lower_floor(
+        self, monkeypatch: pytest.MonkeyPatch, smallest: float, method: str, accuracy: float
+    ) -> None:
+        monkeypatch.setattr("spectral.spectrum.MAX_EXACT_M", 50)
+        singular = np.append(np.linspace(1.0, 1.05, 99), np.sqrt(smallest))
+        values = with_singular_values(singular, 120, 100)
+        spectrum = spectrum_of(values)
+        assert spectrum.method == method
+        exact = slow_evals(values[None])
+        np.testing.assert_allclose(spectrum.evals[1:], exact[1:], rtol=ACCURACY)
+        assert spectrum.evals[0] == pytest.approx(exact[0], rel=accuracy)
+
     @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float32"])
     def test_narrow_types_are_exact(self, dtype: str) -> None:
         numpy_type = np.dtype(getattr(ml_dtypes, dtype, dtype))
