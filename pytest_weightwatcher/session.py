@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_weightwatcher.errors import BaselineError, GateError, ReportError
-from pytest_weightwatcher.files import is_inside, write_atomically
+from pytest_weightwatcher.errors import BaselineError, GateError
+from pytest_weightwatcher.files import write_atomically
 from pytest_weightwatcher.options import CONFIG_NAME
-from pytest_weightwatcher.settings import GateOptions, ReportTarget
 
 if TYPE_CHECKING:
+    from pytest_weightwatcher.settings import GateOptions, ReportTarget
     from pytest_weightwatcher.collection import CheckItem
     from pytest_weightwatcher.config import Config
     from pytest_weightwatcher.gate import Check, CheckedModel
@@ -55,8 +55,10 @@ class GateSession:
     def plan_main(self) -> None:
         """Plan what the options ask for, before anything is collected."""
         self.models_of(self.main_path)
+        from pytest_weightwatcher.report.targets import check_target
+
         for target in self.report_targets():
-            _check_writable(target)
+            check_target(target)
 
     def config_of(self, path: Path) -> Config:
         """Return the configuration of a ww.yaml; the defaults where the main one does not exist."""
@@ -142,20 +144,14 @@ class GateSession:
 
         Raises
         ------
-        ReportError
-            A path in ww.yaml leads out of its folder.
+        ConfigError
+            A path in a ww.yaml is none where a report may be written.
         """
-        targets = list(self.options.reports)
-        types = {target.type for target in targets}
-        for path, config in self._configs.items():
-            for kind, name in (("json", config.report.json_), ("md", config.report.markdown)):
-                if name is None or kind in types:
-                    continue
-                # ww.yaml comes with a pull request; the command line is the owner's.
-                if not is_inside(path.parent / name, path.parent):
-                    raise ReportError(str(config.error(("report",), f"{name!r} is outside the folder of ww.yaml")))
-                targets.append(ReportTarget(type=kind, path=path.parent / name))
-        return tuple(targets)
+        from pytest_weightwatcher.report.targets import targets_of_config
+
+        types = {target.type for target in self.options.reports}
+        of_configs = (target for config in self._configs.values() for target in targets_of_config(config))
+        return (*self.options.reports, *(target for target in of_configs if target.type not in types))
 
     def receive(self, payload: dict[str, Any]) -> None:
         """Take what an item reported, perhaps in another process whose ww.yaml this one has not opened."""
@@ -172,13 +168,16 @@ class GateSession:
         if self.options.update_baseline and not is_interrupted:
             self._record_baselines()
         try:
-            for target in self.report_targets():
-                write_atomically(target.path, render(target.type, self.result))
-                self.written.append((target.type, target.path))
+            targets = self.report_targets()
         except GateError as error:
             self.problems.append(str(error))
-        except OSError as error:
-            self.problems.append(f"{error.filename or 'a report'}: cannot be written: {error.strerror}")
+            return
+        for target in targets:
+            try:
+                write_atomically(target.path, render(target.type, self.result))
+                self.written.append((target.type, target.path))
+            except OSError as error:
+                self.problems.append(f"{target.path}: the report cannot be written: {error.strerror}")
 
     def exit_status(self, status: int) -> int:
         """Return the exit code of the run: 4 for bad input or an unwritable target, 5 where nothing was checked."""
@@ -260,8 +259,3 @@ def _share_of_cores(config: pytest.Config) -> int | None:
     if workers is None:
         return None
     return max(1, (os.cpu_count() or 1) // int(workers))
-
-
-def _check_writable(target: ReportTarget) -> None:
-    if target.path.is_dir():
-        raise ReportError(f"{target.path}: is a folder, expected a file for the {target.type} report")

@@ -243,4 +243,4 @@ def test_a_hold_that_does_not_take_is_said(caplog: pytest.LogCaptureFixture) -> 
 
 def _threads_inside_a_hold() -> int:
     with single_threaded_blas():
-        return max(library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas")
+        return max(int(library["num_threads"]) for library in threadpool_info() if library["user_api"] == "blas")

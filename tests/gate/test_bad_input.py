@@ -128,7 +128,8 @@ def test_index_that_names_what_it_must_not(pytester: pytest.Pytester, shard: str
         ("version: 1\nmodels: [{pth: x}]\n", "ww.yaml:2: models[0].path: is missing"),
         ("version: 1\noverrides:\n- {match: h*, checks: {alpha: {min: 9}}}\n", "overrides[0].checks.alpha: min 9 is"),
         ("version: 1\nchecks: {stable_rank: {severity: warn}}\n", "ww.yaml:2: checks.stable_rank: gives neither"),
-        ("version: 1\nreport: {json: ../out.json}\n", "ww.yaml:2: report: '../out.json' is outside the folder"),
+        ("version: 1\nreport: {json: ../out.json}\n", "ww.yaml:2: report.json: '../out.json' is outside the folder"),
+        ("version: 1\nreport: {markdown: test.py}\n", "ww.yaml:2: report.markdown: 'test.py' must end in .md"),
         ("version: 1\nreport: {html: out.html}\n", "ww.yaml:2: report.html: unknown key"),
         ("version: 1\nregression: {alpha: {sigma: 3}}\n", "ww.yaml:2: regression.alpha.sigma: unknown key"),
         ("a: &a [1, 2]\nb: &b [*a, *a, *a]\nversion: !!python/object/apply:os.getcwd []\n", "ww.yaml:3: "),
@@ -156,6 +157,32 @@ def test_bad_config_of_a_plain_run(pytester: pytest.Pytester, workers: tuple[str
     result = pytester.runpytest_subprocess(*workers)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stdout.fnmatch_lines(["*ww.yaml:2: models[[]0[]].path: is missing"])
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "content"),
+    [
+        ("markdown", "README.md", "# Mine\n"),
+        ("json", "package.json", '{"name": "mine"}'),
+        ("json", "b.ww.json", '{"format": 1, "tool": {"name": "pytest-weightwatcher"}, "matrices": {}}'),
+    ],
+)
+def test_a_config_cannot_write_over_other_files(
+    pytester: pytest.Pytester, make_model: MakeModel, key: str, name: str, content: str
+) -> None:
+    """ww.yaml comes with a pull request."""
+    make_model()
+    (pytester.path / name).write_text(content, encoding="utf-8")
+    (pytester.path / "ww.yaml").write_text(f"version: 1\nreport:\n  {key}: {name}\n", encoding="utf-8")
+    line = usage_error(pytester, "--ww-model=model.safetensors")
+    assert f"ww.yaml:3: report.{key}: '{name}' exists and is no report of this tool" in line
+
+
+def test_a_config_writes_over_its_own_reports(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    make_model()
+    (pytester.path / "ww.yaml").write_text("version: 1\nreport: {json: o.json, markdown: o.md}\n", encoding="utf-8")
+    for _ in range(2):
+        assert pytester.runpytest("--ww-model=model.safetensors").ret == pytest.ExitCode.OK
 
 
 def test_missing_config(pytester: pytest.Pytester, make_model: MakeModel) -> None:

@@ -141,7 +141,22 @@ def test_report_that_cannot_be_written_is_no_pass(pytester: pytest.Pytester, mak
     (pytester.path / "blocked").write_text("a file, not a folder", encoding="utf-8")
     result = pytester.runpytest("--ww-model=model.safetensors", "--ww-report=json:blocked/out.json")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stdout.fnmatch_lines(["problem: *blocked*"])
+    result.stderr.fnmatch_lines(["ERROR: *out.json: *blocked is not a folder"])
+
+
+def test_report_that_turns_out_unwritable_is_no_pass(
+    pytester: pytest.Pytester, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_model()
+
+    def full_disk(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full_disk)
+    result = pytester.runpytest("--ww-model=model.safetensors", "--ww-report=json:out.json")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stdout.fnmatch_lines(["problem: *out.json: the report cannot be written: No space left on device"])
+    assert not (pytester.path / "out.json").exists()
 
 
 def test_report_of_the_config_through_a_link_is_refused(pytester: pytest.Pytester, make_model: MakeModel) -> None:

@@ -1,0 +1,73 @@
+"""Where reports go. The command line is the owner's; a ww.yaml comes with a pull request and is not trusted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_weightwatcher.errors import ReportError
+from pytest_weightwatcher.files import is_inside
+from pytest_weightwatcher.settings import ReportTarget
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pytest_weightwatcher.config import Config
+
+SUFFIXES = {"json": ".json", "md": ".md"}
+SIGNS = {"json": '"pytest-weightwatcher"', "md": "## Checkpoint gate"}
+"""Near its beginning, every report of a type has this."""
+
+_N_CHARACTERS = 2000
+
+
+def check_target(target: ReportTarget) -> None:
+    """Refuse what can be known before the run to be no place for a report.
+
+    Raises
+    ------
+    ReportError
+        The path is a folder, or leads through something that is no folder.
+    """
+    if target.path.is_dir():
+        raise ReportError(f"{target.path}: is a folder, expected a file for the {target.type} report")
+    for parent in target.path.parents:
+        if parent.exists():
+            if not parent.is_dir():
+                raise ReportError(f"{target.path}: {parent} is not a folder")
+            break
+
+
+def targets_of_config(config: Config) -> tuple[ReportTarget, ...]:
+    """Return the reports that a ww.yaml asks for.
+
+    Raises
+    ------
+    ConfigError
+        A path leads out of the folder of ww.yaml, has another suffix than its type, or is that of a file which
+        is no report: source, a model, a baseline.
+    """
+    if config.path is None:
+        return ()
+    folder = config.path.parent
+    targets = []
+    for key, kind, name in (("json", "json", config.report.json_), ("markdown", "md", config.report.markdown)):
+        if name is None:
+            continue
+        path, where = folder / name, ("report", key)
+        if not is_inside(path, folder):
+            raise config.error(where, f"{name!r} is outside the folder of ww.yaml")
+        if path.suffix != SUFFIXES[kind]:
+            raise config.error(where, f"{name!r} must end in {SUFFIXES[kind]}")
+        if path.exists() and not _is_report(path, kind):
+            raise config.error(where, f"{name!r} exists and is no report of this tool; it is not written over")
+        targets.append(ReportTarget(type=kind, path=path))
+    return tuple(targets)
+
+
+def _is_report(path: Path, kind: str) -> bool:
+    if not path.is_file():
+        return False
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        beginning = stream.read(_N_CHARACTERS)
+    # A baseline names this tool, too.
+    return SIGNS[kind] in beginning and '"matrices"' not in beginning
