@@ -13,11 +13,11 @@ from pytest_weightwatcher.files import write_atomically
 from pytest_weightwatcher.options import CONFIG_NAME
 
 if TYPE_CHECKING:
-    from pytest_weightwatcher.settings import GateOptions, ReportTarget
     from pytest_weightwatcher.collection import CheckItem
     from pytest_weightwatcher.config import Config
     from pytest_weightwatcher.gate import Check, CheckedModel
     from pytest_weightwatcher.report.result import ResultBuilder
+    from pytest_weightwatcher.settings import GateOptions, ReportTarget
     from pytest_weightwatcher.verdict import Judgement
     from spectral.analysis import Analysis
 
