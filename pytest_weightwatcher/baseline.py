@@ -7,6 +7,7 @@ spectrum. Numbers have six significant digits, so that a new recording of the sa
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,13 @@ import numpy as np
 
 from pytest_weightwatcher.errors import BaselineError
 from pytest_weightwatcher.files import write_atomically
-from spectral.loaders.naming import natural_order
+from spectral.loaders.naming import natural_order, unique_keys
 from spectral.paired import sketch_counts, sketch_spectrum
 from spectral.power_law import PowerLawFit, alpha_at_tail
 from spectral.spectrum import Spectrum
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from spectral.analysis import AnalysisOptions, LayerAnalysis
@@ -32,6 +33,9 @@ MAX_BYTES = 200_000_000
 _METRICS = ("norm", "log_norm", "spectral_norm", "stable_rank", "entropy", "matrix_rank", "rank_loss")
 _DIGITS = 6
 _LARGEST = 1e300
+_LARGEST_COUNT = 2**62
+_MIN_SHARE, _MAX_SHARE = 0.8, 1.001
+"""Σ of the squared sketch over the norm: at most 1 but for rounding (Jensen), and hardly less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,15 +100,15 @@ def entry_of(layer: LayerAnalysis) -> BaselineEntry | None:
     tail = None
     if isinstance(layer.fit, PowerLawFit):
         alpha = alpha_at_tail(layer.spectrum.evals, layer.fit.n_tail)
-        tail = None if alpha is None else Tail(n=layer.fit.n_tail, alpha=_rounded(alpha))
+        tail = None if alpha is None else Tail(n=layer.fit.n_tail, alpha=rounded(alpha))
     return BaselineEntry(
         shape=layer.spec.shape,
         dtype=layer.spec.dtype,
         content_hash=layer.content_hash,
         n_evals=layer.spec.n_evals,
-        metrics={name: _rounded(layer.metrics[name]) for name in _METRICS if name in layer.metrics},
+        metrics={name: rounded(layer.metrics[name]) for name in _METRICS if name in layer.metrics},
         tail=tail,
-        sketch=tuple(_rounded(value) for value in sketch_spectrum(layer.spectrum.evals)),
+        sketch=tuple(rounded(value) for value in sketch_spectrum(layer.spectrum.evals)),
     )
 
 
@@ -122,9 +126,13 @@ def read_baseline(path: Path) -> Baseline:
         Not there, not readable, not a baseline, of a newer format, or damaged; the message names the entry.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
+        if path.exists() and not path.is_file():
+            raise BaselineError(f"{path}: not a regular file")
+        with path.open("rb") as stream:
+            text = stream.read(MAX_BYTES + 1)
+        if len(text) > MAX_BYTES:
             raise BaselineError(f"{path}: larger than {MAX_BYTES} bytes, which no baseline is")
-        payload = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        payload = json.loads(text.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=unique_keys)
     except FileNotFoundError as error:
         raise BaselineError(f"{path}: no such baseline; make it with --ww-update-baseline") from error
     except OSError as error:
@@ -135,7 +143,7 @@ def read_baseline(path: Path) -> Baseline:
         raise BaselineError(f"{path}: not a baseline, its JSON is damaged ({error})") from error
     if not isinstance(payload, dict) or "format" not in payload or "matrices" not in payload:
         raise BaselineError(f"{path}: not a baseline: no format and matrices in it")
-    if payload["format"] != BASELINE_FORMAT:
+    if type(payload["format"]) is not int or payload["format"] != BASELINE_FORMAT:
         raise BaselineError(
             f"{path}: baseline format {str(payload['format'])[:40]!r}, this version reads {BASELINE_FORMAT}; "
             "record it anew with --ww-update-baseline, or update pytest-weightwatcher"
@@ -173,7 +181,8 @@ def write_baseline(path: Path, baseline: Baseline, tool: Mapping[str, str]) -> N
         raise BaselineError(f"{path}: the baseline cannot be written: {error.strerror}") from error
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
+    """Return a number as a baseline holds it, to six significant digits."""
     return float(f"{value:.{_DIGITS}g}")
 
 
@@ -203,8 +212,10 @@ def read_entry(path: Path, name: str, entry: Any) -> BaselineEntry:
         raise refuse("the shape must be a list of positive integers")
     if not all(isinstance(text, str) for text in strings):
         raise refuse("dtype and hash must be text")
-    if type(n_evals) is not int or n_evals < 1:
-        raise refuse("num_evals must be a positive integer")
+    if type(n_evals) is not int or not 1 <= n_evals <= math.prod(shape) or math.prod(shape) > _LARGEST_COUNT:
+        raise refuse("num_evals must be a positive integer that fits the shape")
+    if not _is_text((name, *strings)):
+        raise refuse("names must be text that can be written as UTF-8")
     if not isinstance(sketch, list) or not all(_is_number(value) and value >= 0 for value in sketch):
         raise refuse("singular_values must be a list of non-negative numbers")
     if len(sketch) != len(sketch_counts(n_evals)):
@@ -213,6 +224,12 @@ def read_entry(path: Path, name: str, entry: Any) -> BaselineEntry:
         raise refuse("metrics must be names and numbers")
     if not metrics.get("norm", 0) > 0:
         raise refuse("metrics must give a norm above zero")
+    energy = float(np.sum(sketch_counts(n_evals) * np.square(sketch)))
+    if list(sketch) != sorted(sketch, reverse=True) or not _MIN_SHARE * metrics["norm"] <= energy <= (
+        _MAX_SHARE * metrics["norm"]
+    ):
+        # Means of blocks keep nearly all of Σσ²; anything else was edited, and would make displacements look small.
+        raise refuse("the singular_values do not descend, or contradict the norm")
     return BaselineEntry(
         shape=tuple(shape),
         dtype=strings[0],
@@ -230,6 +247,11 @@ def _read_tail(tail: Any, n_evals: int, refuse: Any) -> Tail:
     if not _is_number(tail.get("alpha")) or not tail["alpha"] > 1:
         raise refuse("the tail must have an alpha above 1")
     return Tail(n=tail["n"], alpha=float(tail["alpha"]))
+
+
+def _is_text(values: Iterable[str]) -> bool:
+    """Tell whether strings hold no half of a surrogate pair, which JSON can write and no file can."""
+    return not any("\ud800" <= character <= "\udfff" for value in values for character in value)
 
 
 def _is_number(value: Any) -> bool:

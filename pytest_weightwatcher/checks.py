@@ -90,7 +90,7 @@ _MEANINGS: Mapping[str, Meaning] = MappingProxyType(
         BASELINE_LAYERS: Meaning(
             below="Layers of the baseline are missing or have another shape: this is another architecture, "
             "or tensors were renamed.",
-            above="",
+            above="Some layers are in only one of model and baseline, so nothing is known of how they changed.",
             action="If the change is meant, record a new baseline with --ww-update-baseline.",
         ),
         ALPHA_REGRESSION: Meaning(

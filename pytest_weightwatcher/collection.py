@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_weightwatcher.errors import GateError
-from pytest_weightwatcher.nodeids import escape_name
+from pytest_weightwatcher.nodeids import escape_name, printable
 from spectral.errors import SpectralError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from pytest_weightwatcher.gate import Check, CheckedModel
+    from pytest_weightwatcher.gate import Check
+    from pytest_weightwatcher.planning import CheckedModel
     from pytest_weightwatcher.session import GateSession
     from pytest_weightwatcher.verdict import Judgement
     from spectral.weights import MatrixSpec
@@ -42,7 +43,7 @@ class ConfigFile(pytest.File):
             models = self.gate.models_of(self.path)
         except (GateError, SpectralError) as error:
             self.had_usage_error = True
-            raise self.CollectError(str(error)) from error
+            raise self.CollectError(printable(str(error))) from error
         for model in models:
             yield ModelCollector.make(self, model, self.gate)
 
@@ -98,12 +99,17 @@ class CheckItem(pytest.Item):
     gate: GateSession
     check: Check
     judgement: Judgement | None = None
+    config_path: Path
     stable_id: str
 
     @classmethod
     def make(cls, parent: pytest.Collector, check: Check, gate: GateSession) -> CheckItem:
         """Create the item of one check, marked ``ww``."""
-        node: CheckItem = cls.from_parent(parent, name=check.name)
+        config_path = parent.path
+        # Where there is no ww.yaml, hooks of conftest files and --nf need a path that exists.
+        path = config_path if config_path.exists() else config_path.parent
+        node: CheckItem = cls.from_parent(parent, name=check.name, path=path)
+        node.config_path = config_path
         # xdist's loadgroup appends to node ids later; reports and results keep this one.
         node.check, node.gate, node.stable_id = check, gate, node.nodeid
         node.add_marker("ww")
@@ -135,5 +141,5 @@ class CheckItem(pytest.Item):
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
         layer = f": {escape_name(self.check.spec.name)}" if self.check.spec else ""
-        line = self.check.line - 1 if self.check.line is not None else None
-        return self.path, line, f"{escape_name(self.check.model.name)}{layer} {self.check.name}"
+        line = self.check.line - 1 if self.check.line is not None else 0
+        return self.config_path, line, f"{escape_name(self.check.model.name)}{layer} {self.check.name}"

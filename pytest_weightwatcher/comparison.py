@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pytest_weightwatcher.baseline import rounded
 from spectral.paired import sketch_spectrum, spectral_displacement
 from spectral.power_law import alpha_at_tail
 from spectral.spectrum import Spectrum
@@ -62,14 +63,13 @@ def compare_layer(layer: LayerAnalysis, entry: BaselineEntry) -> LayerComparison
     if not isinstance(layer.spectrum, Spectrum):
         return LayerComparison(is_same_shape=True, alpha=None, displacement=None)
     evals = layer.spectrum.evals
-    if layer.content_hash == entry.content_hash:
-        # Equal bytes: what is left is the rounding of the baseline file.
-        return LayerComparison(is_same_shape=True, alpha=entry.tail.alpha if entry.tail else None, displacement=0.0)
+    # Equal hashes prove nothing: a baseline can be edited. Rounded alike, equal spectra give exactly zero.
+    alpha = alpha_at_tail(evals, entry.tail.n) if entry.tail else None
     return LayerComparison(
         is_same_shape=True,
-        alpha=alpha_at_tail(evals, entry.tail.n) if entry.tail else None,
+        alpha=None if alpha is None else rounded(alpha),
         displacement=spectral_displacement(
-            sketch_spectrum(evals),
+            np.array([rounded(value) for value in sketch_spectrum(evals)]),
             np.array(entry.sketch),
             n_values=entry.n_evals,
             reference_norm=entry.metrics["norm"],

@@ -137,7 +137,7 @@ class Config(_Section):
         As the reference in docs/configuration.md has them.
     """
 
-    version: Literal[1] = 1
+    version: Annotated[Literal[1], BeforeValidator(_refuse_bool)] = 1
     models: Annotated[tuple[ModelEntry, ...], BeforeValidator(_as_tuple)] = ()
     analysis: AnalysisSection = Field(default_factory=AnalysisSection)
     checks: CheckTable = Field(default_factory=dict)
@@ -330,6 +330,18 @@ def _explain(source: YamlSource, error: ErrorDetails) -> ConfigError:
     if kind == "value_error":
         return source.error(location, str(error["ctx"]["error"]))
     problem = _PROBLEMS.get(kind) or error["msg"].replace("Input should be", "expected")
+    given = error.get("input")
+    if kind in ("float_type", "int_type") and isinstance(given, str) and _is_exponential(given):
+        problem = f"YAML takes {given!r} for text; write it with a decimal point and a sign, such as 1.0e-2"
+        return source.error(location, problem)
     if kind == "missing":
         return source.error(location, problem)
     return source.error(location, f"{problem}, got {repr(error.get('input'))[:80]}")
+
+
+def _is_exponential(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

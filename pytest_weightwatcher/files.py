@@ -15,7 +15,12 @@ def write_atomically(path: Path, text: str) -> None:
     OSError
         The target cannot be written; the old file, if any, is as it was.
     """
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_file():
+        # A pipe or a device: there is nothing to replace.
+        path.write_text(text, encoding="utf-8")
+        return
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.", suffix=".tmp")
     temporary = Path(name)
     try:

@@ -41,9 +41,13 @@ class GateHooks:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, session: pytest.Session, items: list[pytest.Item]) -> None:
-        if not self._gate.needs_virtual_file:
+        main = self._gate.main_path
+        if not self._gate.options.is_active or any(
+            isinstance(item, CheckItem) and item.config_path == main for item in items
+        ):
             return
-        node = ConfigFile.make(session, self._gate.main_path, self._gate)
+        # There is no ww.yaml for pytest to collect, or it lies where pytest was told not to look.
+        node = ConfigFile.make(session, main, self._gate)
         made = list(session.genitems(node))
         if self._selected:
             chosen = [item for item in made if _is_selected(item, node.nodeid, self._selected)]
@@ -57,6 +61,9 @@ class GateHooks:
         if not session.config.option.collectonly and not self._gate.is_worker:
             self._gate.prefetch([item for item in session.items if isinstance(item, CheckItem)])
 
+    def pytest_internalerror(self) -> None:
+        self._gate.close()
+
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[Any]
@@ -68,7 +75,7 @@ class GateHooks:
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
         payload: dict[str, Any] | None = getattr(report, PAYLOAD_ATTRIBUTE, None)
-        if payload is None or report.when != "call" or report.failed:
+        if payload is None or report.when != "call" or report.outcome not in ("passed", "skipped"):
             return None
         verdict = payload["check"]["verdict"]
         if verdict == "inconclusive":

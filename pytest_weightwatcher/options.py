@@ -19,15 +19,19 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--ww-model",
         action="append",
+        type=text_argument,
         dest="ww_model",
         metavar="PATH",
         help="checkpoint to check: a file, a folder with shards, or a shell pattern; may be given again",
     )
-    group.addoption("--ww-config", dest="ww_config", metavar="PATH", help="limits and models (default: ww.yaml)")
+    group.addoption(
+        "--ww-config", dest="ww_config", metavar="PATH", type=text_argument, help="limits and models (ww.yaml)"
+    )
     group.addoption(
         "--ww-baseline",
         dest="ww_baseline",
         metavar="PATH",
+        type=text_argument,
         help="baseline file (*.json) or accepted checkpoint to compare with; {stem} stands for the model's name",
     )
     group.addoption(
@@ -60,20 +64,33 @@ def add_options(parser: pytest.Parser) -> None:
     parser.addini("ww_model", "checkpoints to check, one per line", type="linelist", default=[])
     parser.addini("ww_config", "limits and models (default: ww.yaml)")
     parser.addini("ww_baseline", "baseline file or accepted checkpoint")
-    parser.addini("ww_update_baseline", "record the models as the accepted baseline", type="bool", default=False)
     parser.addini("ww_report", "reports to write, TYPE:PATH, one per line", type="linelist", default=[])
     parser.addini("ww_fail_on", "the mildest verdict that fails the run: fail, warn or never")
     parser.addini("ww_jobs", "matrices analysed at once: a number or auto")
 
 
 def is_active(config: pytest.Config) -> bool:
-    """Tell whether a run was asked to check models, on the command line or in an ini file."""
-    return any(getattr(config.option, name) or config.getini(name) for name in ("ww_model", "ww_config"))
+    """Tell whether a run was asked to check models: by options, by an ini file, or by options beside a ww.yaml."""
+    if any(getattr(config.option, name) or config.getini(name) for name in ("ww_model", "ww_config")):
+        return True
+    return needs_a_model(config) and (config.invocation_params.dir / CONFIG_NAME).exists()
+
+
+def is_asked_on_the_command_line(config: pytest.Config) -> bool:
+    """Tell whether the command line, not an ini file, asks for the gate."""
+    return bool(config.option.ww_model or config.option.ww_config)
 
 
 def needs_a_model(config: pytest.Config) -> bool:
     """Tell whether the command line has an option that makes no sense without a model."""
     return any(getattr(config.option, name) for name in ("ww_baseline", "ww_update_baseline", "ww_report"))
+
+
+def text_argument(value: str) -> str:
+    """Refuse an empty value: an unset variable in CI must not switch the gate off."""
+    if not value:
+        raise argparse.ArgumentTypeError("the value is empty")
+    return value
 
 
 def report_argument(value: str) -> str:

@@ -46,10 +46,16 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             gate = gate_of(config)
             gate.plan_main()
         gate.choose_arguments(config)
-    elif needs_a_model(config) and not (config.invocation_params.dir / CONFIG_NAME).exists():
+    elif needs_a_model(config) and not _names_a_config(config):
         raise pytest.UsageError(
             "a --ww-... option was given, but no model: add --ww-model PATH, or a ww.yaml with models"
         )
+
+
+def _names_a_config(config: pytest.Config) -> bool:
+    """Tell whether an argument is a ww.yaml, a node in one, or a folder with one."""
+    paths = [config.invocation_params.dir / argument.partition("::")[0] for argument in config.args]
+    return any(path.name == CONFIG_NAME or (path / CONFIG_NAME).exists() for path in paths)
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
@@ -82,17 +88,19 @@ def usage_errors() -> Iterator[None]:
     """Turn errors of the user's input into ``pytest.UsageError``: one sentence, exit code 4."""
     from pytest_weightwatcher.core import require_spectral_core
     from pytest_weightwatcher.errors import GateError
+    from pytest_weightwatcher.nodeids import printable
 
     try:
         require_spectral_core()
     except GateError as error:
-        raise pytest.UsageError(str(error)) from error
+        raise pytest.UsageError(printable(str(error))) from error
     from spectral.errors import SpectralError
 
     try:
         yield
     except (GateError, SpectralError) as error:
-        raise pytest.UsageError(str(error)) from error
+        # Names of files and layers are not trusted: a line break and ::error:: would be a command to a CI service.
+        raise pytest.UsageError(printable(str(error))) from error
 
 
 class _ReportWatch:
@@ -105,6 +113,9 @@ class _ReportWatch:
         payload: dict[str, Any] | None = getattr(report, PAYLOAD_ATTRIBUTE, None)
         if payload is not None:
             gate_of(self._config).receive(payload)
+        elif report.failed and f"{CONFIG_NAME}::" in report.nodeid:
+            # A worker that died, or an error outside our own judgement: no verdict, and no pass either.
+            gate_of(self._config).lose(report.nodeid)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if getattr(report, USAGE_ERROR_ATTRIBUTE, False):

@@ -10,12 +10,15 @@ import pytest
 
 from pytest_weightwatcher.errors import BaselineError, GateError
 from pytest_weightwatcher.files import write_atomically
-from pytest_weightwatcher.options import CONFIG_NAME
+from pytest_weightwatcher.nodeids import printable
+from pytest_weightwatcher.options import CONFIG_NAME, is_asked_on_the_command_line
+from spectral.errors import SpectralError
 
 if TYPE_CHECKING:
     from pytest_weightwatcher.collection import CheckItem
     from pytest_weightwatcher.config import Config
-    from pytest_weightwatcher.gate import Check, CheckedModel
+    from pytest_weightwatcher.gate import Check
+    from pytest_weightwatcher.planning import CheckedModel
     from pytest_weightwatcher.report.result import ResultBuilder
     from pytest_weightwatcher.settings import GateOptions, ReportTarget
     from pytest_weightwatcher.verdict import Judgement
@@ -51,38 +54,44 @@ class GateSession:
         self.problems: list[str] = []
         self.result: dict[str, Any] | None = None
         self.had_usage_error = False
+        self._n_selected = 0
+        self._is_filtered = _is_filtered(config)
 
     def plan_main(self) -> None:
         """Plan what the options ask for, before anything is collected."""
         self.models_of(self.main_path)
         from pytest_weightwatcher.report.targets import check_target
 
+        if not self.models:
+            raise GateError(f"{self.main_path}: no models to check: add --ww-model PATH, or models: to ww.yaml")
+        inputs = [model.path for model in self.models]
+        inputs += [model.baseline.path for model in self.models if model.baseline is not None]
+        inputs += [model.record_to for model in self.models if model.record_to is not None and model.record_to.exists()]
+        inputs += [path for path in self._configs if path.exists()]
         for target in self.report_targets():
-            check_target(target)
+            check_target(target, inputs)
 
     def config_of(self, path: Path) -> Config:
         """Return the configuration of a ww.yaml; the defaults where the main one does not exist."""
         from pytest_weightwatcher.config import Config, load_config
 
         if path not in self._configs:
-            is_absent = path == self.main_path and self.options.config is None and not path.exists()
+            is_absent = path == self.main_path and self.options.config is None and not os.path.lexists(path)
             self._configs[path] = Config() if is_absent else load_config(path)
         return self._configs[path]
 
     def models_of(self, path: Path) -> tuple[CheckedModel, ...]:
         """Return the opened models of a ww.yaml; those of the command line belong to the main one."""
         if path not in self._plans:
-            from pytest_weightwatcher.gate import plan_models
+            from pytest_weightwatcher.planning import Wish, plan_models
 
-            is_main = path == self.main_path
-            config = self.config_of(path)
-            self._plans[path] = plan_models(
-                config,
-                patterns=self.options.models if is_main else (),
+            wish = Wish(
+                patterns=self.options.models if path == self.main_path else (),
+                folder=self.options.models_folder,
                 baseline=self.options.baseline,
                 update_baseline=self.options.update_baseline,
-                folder=path.parent,
             )
+            self._plans[path] = plan_models(self.config_of(path), wish, path.parent)
             for model in self._plans[path]:
                 self.results.add_model(model)
         return self._plans[path]
@@ -101,6 +110,7 @@ class GateSession:
 
     def prefetch(self, items: list[CheckItem]) -> None:
         """Start the analyses of all selected items; xdist workers do not know theirs and start on demand."""
+        self._n_selected = len(items)
         for item in items:
             self._gate.submit(item.check)
 
@@ -126,7 +136,7 @@ class GateSession:
         assert item.judgement is not None
         check = item.check
         payload = self.results.check_payload(check, item.judgement, item.stable_id)
-        payload["config"] = str(item.path)
+        payload["config"] = str(item.config_path)
         if check.spec is not None and str(item.judgement.verdict) != "error":
             key = (str(check.model.path), check.spec.name)
             if key not in self._sent_layers:
@@ -155,15 +165,22 @@ class GateSession:
 
     def receive(self, payload: dict[str, Any]) -> None:
         """Take what an item reported, perhaps in another process whose ww.yaml this one has not opened."""
-        self.models_of(Path(payload["config"]))
+        try:
+            self.models_of(Path(payload["config"]))
+        except (GateError, SpectralError) as error:
+            self.problems.append(printable(str(error)))
         self.results.receive(payload)
+
+    def lose(self, node_id: str) -> None:
+        """Note an item that failed without a verdict: its worker died, or something else broke."""
+        self.results.lose(node_id)
 
     def finish(self, *, is_interrupted: bool) -> None:
         """Record baselines and write reports; trouble is kept for the terminal, never raised."""
         from pytest_weightwatcher.report import render
 
         self.result = self.results.build(self.options)
-        if not self.results.n_checks:
+        if not self.results.n_checks and not self.results.n_lost:
             return
         if self.options.update_baseline and not is_interrupted:
             self._record_baselines()
@@ -188,40 +205,34 @@ class GateSession:
         if self.problems:
             return int(pytest.ExitCode.USAGE_ERROR)
         is_nothing_checked = self.result is not None and self.result["outcome"] == "inconclusive"
-        if self.results.n_checks and is_nothing_checked:
+        is_asked_in_vain = self._n_selected > 0 and not self.results.n_checks
+        if is_asked_in_vain or (self.results.n_checks and is_nothing_checked):
             return int(pytest.ExitCode.NO_TESTS_COLLECTED)
         return status
 
-    @property
-    def needs_virtual_file(self) -> bool:
-        """True where models are named by options and there is no ww.yaml for pytest to collect."""
-        return self.options.is_active and not self.main_path.exists()
-
     def choose_arguments(self, config: pytest.Config) -> None:
-        """Collect the gate alone where no paths are given, and beside them where there are some."""
+        """Collect the gate alone where the command line asks for it and gives no paths, else beside the rest."""
         main = [str(self.main_path)] if self.main_path.exists() else []
-        if config.args_source != config.ArgsSource.ARGS:
+        if config.args_source != config.ArgsSource.ARGS and is_asked_on_the_command_line(config):
             config.args = main
         elif main and not any(self._reaches_main_file(argument) for argument in config.args):
             config.args = [*config.args, *main]
 
     def take_virtual_arguments(self, config: pytest.Config) -> list[str]:
         """Take the node ids below a ww.yaml that does not exist out of the arguments, and return their rest."""
-        if not self.needs_virtual_file:
+        if not self.options.is_active or self.main_path.exists():
             return []
-        mine = [argument for argument in config.args if "::" in argument and self._is_in_main_file(argument)]
+        mine = [argument for argument in config.args if "::" in argument and self._path_of(argument) == self.main_path]
         config.args = [argument for argument in config.args if argument not in mine]
         return [argument.partition("::")[2] for argument in mine]
 
     def _reaches_main_file(self, argument: str) -> bool:
         """Tell whether pytest comes upon the main file by an argument: its path, a node id in it, a folder above."""
-        path = Path(os.path.normpath(self.invocation_folder / argument.partition("::")[0]))
-        main = Path(os.path.normpath(self.main_path))
-        return path == main or path in main.parents
+        path = self._path_of(argument)
+        return path == self.main_path or path in self.main_path.parents
 
-    def _is_in_main_file(self, argument: str) -> bool:
-        path = self.invocation_folder / argument.partition("::")[0]
-        return os.path.normpath(path) == os.path.normpath(self.main_path)
+    def _path_of(self, argument: str) -> Path:
+        return Path(os.path.abspath(self.invocation_folder / argument.partition("::")[0]))
 
     def close(self) -> None:
         """Stop the workers."""
@@ -229,28 +240,31 @@ class GateSession:
 
     def _record_baselines(self) -> None:
         from pytest_weightwatcher.baseline import write_baseline
-        from pytest_weightwatcher.gate import recorded_baseline
+        from pytest_weightwatcher.planning import recorded_baseline
         from pytest_weightwatcher.report.result import tool_payload
 
         for model in self.models:
-            entries = self.results.entries_of(model)
-            if model.record_to is None or not entries:
+            if model.record_to is None:
                 continue
             unsound = self.results.layers_without_entry(model)
             if unsound:
-                self.problems.append(f"{model.record_to}: not recorded: {unsound[0]} of {model.name} has no spectrum")
+                name = printable(unsound[0])
+                self.problems.append(f"{model.record_to}: not recorded: {name} of {model.name} has no spectrum")
                 continue
             try:
-                write_baseline(model.record_to, recorded_baseline(model, entries), tool_payload())
+                entries = self.results.entries_of(model)
+                baseline = recorded_baseline(model, entries, is_filtered=self._is_filtered)
+                write_baseline(model.record_to, baseline, tool_payload())
                 self.written.append(("baseline", model.record_to))
             except BaselineError as error:
-                self.problems.append(str(error))
+                self.problems.append(printable(str(error)))
 
     def _find_main_config(self, config: pytest.Config) -> Path:
         for folder in dict.fromkeys((self.invocation_folder, config.rootpath)):
-            if (folder / CONFIG_NAME).is_file():
-                return folder / CONFIG_NAME
-        return self.invocation_folder / CONFIG_NAME
+            # A link that leads nowhere is a ww.yaml that cannot be read, not the absence of one.
+            if os.path.lexists(folder / CONFIG_NAME):
+                return Path(os.path.abspath(folder / CONFIG_NAME))
+        return Path(os.path.abspath(self.invocation_folder / CONFIG_NAME))
 
 
 def _share_of_cores(config: pytest.Config) -> int | None:
@@ -258,4 +272,13 @@ def _share_of_cores(config: pytest.Config) -> int | None:
     workers = getattr(config, "workerinput", {}).get("workercount")
     if workers is None:
         return None
-    return max(1, (os.cpu_count() or 1) // int(workers))
+    from spectral.execution import n_default_workers
+
+    return max(1, n_default_workers() // int(workers))
+
+
+def _is_filtered(config: pytest.Config) -> bool:
+    """Tell whether the user chose some items: only then may a recording leave layers as they were."""
+    option = config.option
+    is_chosen = any(getattr(option, name, None) for name in ("keyword", "markexpr", "deselect", "lf", "failedfirst"))
+    return is_chosen or any("::" in argument for argument in config.args)

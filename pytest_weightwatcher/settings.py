@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +14,6 @@ from pytest_weightwatcher.options import FAIL_ON, is_active, parse_jobs, report_
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,9 @@ class GateOptions:
     Attributes
     ----------
     models : tuple of str
-        Paths or shell patterns of checkpoints.
+        Paths or shell patterns of checkpoints, relative to ``models_folder``.
+    models_folder : Path
+        The invocation folder, or that of the ini file.
     config : Path or None
         The ww.yaml named explicitly.
     baseline : str or None
@@ -48,6 +51,7 @@ class GateOptions:
     """
 
     models: tuple[str, ...]
+    models_folder: Path
     config: Path | None
     baseline: str | None
     update_baseline: bool
@@ -87,10 +91,11 @@ def read_options(config: pytest.Config) -> GateOptions:
     if fail_on and fail_on not in FAIL_ON:
         raise pytest.UsageError(f"ini option ww_fail_on: expected one of {', '.join(FAIL_ON)}, got {fail_on!r}")
     return GateOptions(
-        models=tuple(str(models_folder / model) for model in models),
-        config=config_folder / config_path if config_path else None,
+        models=tuple(models),
+        models_folder=models_folder,
+        config=Path(os.path.abspath(config_folder / config_path)) if config_path else None,
         baseline=str(baseline_folder / baseline) if baseline else None,
-        update_baseline=bool(choose("ww_update_baseline")[0]),
+        update_baseline=bool(config.option.ww_update_baseline),
         reports=_parse_reports(reports, reports_folder),
         fail_on=fail_on or "fail",
         n_jobs=choose_checked("ww_jobs", parse_jobs),
@@ -99,12 +104,15 @@ def read_options(config: pytest.Config) -> GateOptions:
 
 
 def _parse_reports(values: Sequence[str], folder: Path) -> tuple[ReportTarget, ...]:
-    targets = []
+    targets: list[ReportTarget] = []
     for value in values:
         try:
             report_argument(value)
         except argparse.ArgumentTypeError as error:
             raise pytest.UsageError(f"ini option ww_report: {error}") from error
         kind, _, path = value.partition(":")
-        targets.append(ReportTarget(type=kind, path=folder / path))
+        target = ReportTarget(type=kind, path=folder / path)
+        if any(other.path == target.path for other in targets):
+            raise pytest.UsageError(f"two reports would be written to {target.path}")
+        targets.append(target)
     return tuple(targets)

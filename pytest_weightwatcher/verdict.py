@@ -92,6 +92,11 @@ class Judgement:
     def meaning(self) -> str:
         """What such a finding usually means."""
         meaning = meaning_of(self.check)
+        if self.value is None:
+            # What a value beside its limit means says nothing about one that does not exist.
+            meaning = meaning_of(INTEGRITY if self.check not in (ALPHA_REGRESSION, SPECTRUM_REGRESSION) else self.check)
+        if self.check == BASELINE_LAYERS and self.verdict is Verdict.WARN:
+            return meaning.above
         if self.check == ALPHA_REGRESSION:
             is_low = self.value is not None and self.baseline is not None and self.value < self.baseline
         else:
@@ -139,16 +144,20 @@ def judge_coverage(coverage: float, n_matrices: int, rule: Rule) -> Judgement:
     return _with_detail(judgement, detail)
 
 
-def judge_layer_set(sets: LayerSetComparison) -> Judgement:
-    """Fail a model that lacks layers of its baseline; new layers only warn, since nothing is known of them."""
+def judge_layer_set(sets: LayerSetComparison, *, n_newly_excluded: int = 0) -> Judgement:
+    """Fail a model that lacks layers of its baseline or shares none; new or newly excluded layers only warn."""
     parts = [
         f"{len(names)} {what}: {_name_some(names)}"
         for what, names in (("missing", sets.removed), ("reshaped", sets.reshaped), ("new", sets.added))
         if names
     ]
-    if sets.removed or sets.reshaped:
+    if n_newly_excluded:
+        parts.append(f"{n_newly_excluded} excluded by this run, but not by the recording")
+    if not sets.n_shared:
+        parts.append("no layer is compared")
+    if sets.removed or sets.reshaped or not sets.n_shared:
         verdict = Verdict.FAIL
-    elif sets.added:
+    elif sets.added or n_newly_excluded:
         verdict = Verdict.WARN
     else:
         verdict = Verdict.PASS
@@ -210,6 +219,9 @@ def judge_spectrum_regression(layer: LayerAnalysis, comparison: LayerComparison,
 
 def _without_value(layer: LayerAnalysis, rule: Rule) -> Judgement:
     reason = layer.reason or f"{rule.check} is not defined for this layer"
+    if isinstance(layer.spectrum, SpectrumFailure):
+        detail = f"no {rule.check}: {layer.spectrum.detail}"
+        return Judgement(check=rule.check, verdict=_as_verdict(rule.severity), limit=_bounds(rule), detail=detail)
     is_inconclusive = isinstance(layer.fit, FitFailure) and layer.fit.reason is FitFailureReason.NO_SPREAD
     verdict = Verdict.INCONCLUSIVE if is_inconclusive else Verdict.SKIPPED
     return Judgement(check=rule.check, verdict=verdict, limit=_bounds(rule), detail=reason)

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 MAX_BYTES = 1_000_000
 MAX_NODES = 20_000
 MAX_DEPTH = 20
+MAX_INTEGER = 2**63 - 1
+
+_PLAIN_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
 Location = tuple[str | int, ...]
 
@@ -76,6 +79,8 @@ def read_yaml(path: Path) -> YamlSource:
 
 def _read_text(path: Path) -> str:
     try:
+        if path.exists() and not path.is_file():
+            raise ConfigError(path=path, line=None, key="", problem="not a regular file")
         with path.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
@@ -108,14 +113,20 @@ class _Builder:
             raise self._source.error(location, f"more than {MAX_NODES} entries (aliases count each time)")
         if len(location) > MAX_DEPTH:
             raise self._source.error(location[:1], f"nested deeper than {MAX_DEPTH} levels")
+        if not isinstance(node, yaml.ScalarNode) and node.tag not in _PLAIN_TAGS:
+            raise self._source.error(location, f"the tag {node.tag[:80]!r} is not accepted")
         if isinstance(node, yaml.MappingNode):
             return self._build_mapping(node, location)
         if isinstance(node, yaml.SequenceNode):
             return [self.build(child, (*location, index)) for index, child in enumerate(node.value)]
         try:
-            return self._scalars.construct_object(node)
+            value = self._scalars.construct_object(node)
         except (yaml.YAMLError, ValueError, OverflowError) as error:
             raise self._source.error(location, f"cannot be read: {_one_line(error)}") from error
+
+        if isinstance(value, int) and abs(value) > MAX_INTEGER:
+            raise self._source.error(location, f"larger than {MAX_INTEGER}")
+        return value
 
     def _build_mapping(self, node: yaml.MappingNode, location: Location) -> dict[str, Any]:
         result: dict[str, Any] = {}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MAX_ROWS = 50
 """Rows of a table before the rest is only counted."""
 
-_SPECIAL = re.compile(r"[^A-Za-z0-9 .,:;/=+%()^-]")
+_SPECIAL = re.compile(r"[^A-Za-z0-9 .,;=+%()^-]")
 _MAX_NAME = 120
 
 

@@ -7,12 +7,14 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from pytest_weightwatcher.baseline import BaselineEntry, entry_of, options_payload, read_entry
+from pytest_weightwatcher.gate import layer_checks, model_checks
 from pytest_weightwatcher.verdict import SEVERITY_ORDER, Judgement, Verdict
 from spectral import __version__
 from spectral.metrics import summarise
 
 if TYPE_CHECKING:
-    from pytest_weightwatcher.gate import Check, CheckedModel
+    from pytest_weightwatcher.gate import Check
+    from pytest_weightwatcher.planning import CheckedModel
     from pytest_weightwatcher.settings import GateOptions
     from spectral.analysis import LayerAnalysis
     from spectral.weights import MatrixSpec
@@ -26,7 +28,8 @@ class ResultBuilder:
 
     def __init__(self) -> None:
         self._models: dict[str, CheckedModel] = {}
-        self._checks: dict[str, dict[str, Any]] = {}
+        self._checks: dict[tuple[str, str], dict[str, Any]] = {}
+        self._lost: list[str] = []
         self._layers: dict[tuple[str, str], dict[str, Any]] = {}
 
     def add_model(self, model: CheckedModel) -> None:
@@ -69,7 +72,7 @@ class ResultBuilder:
     def receive(self, payload: dict[str, Any]) -> None:
         """Take what an item reported."""
         check = payload["check"]
-        self._checks[check["id"]] = payload
+        self._checks[payload["config"], check["id"]] = payload
         record = payload.get("layer_record")
         if record is not None:
             self._layers[payload["model"], record["layer"]["name"]] = record
@@ -88,6 +91,15 @@ class ResultBuilder:
             name for (path, name), record in self._layers.items() if path == str(model.path) and not record["entry"]
         ]
 
+    def lose(self, node_id: str) -> None:
+        """Note an item that failed without a verdict."""
+        self._lost.append(node_id)
+
+    @property
+    def n_lost(self) -> int:
+        """Number of items that failed without a verdict."""
+        return len(self._lost)
+
     @property
     def n_checks(self) -> int:
         """Number of checks that reported."""
@@ -96,14 +108,23 @@ class ResultBuilder:
     def build(self, options: GateOptions) -> dict[str, Any]:
         """Return the result: format, tool, outcome, counts, options and models with layers and checks."""
         counts = Counter(payload["check"]["verdict"] for payload in self._checks.values())
+        counts[str(Verdict.ERROR)] += len(self._lost)
         return {
             "format": RESULT_FORMAT,
             "tool": tool_payload(),
             "outcome": _outcome(counts),
             "counts": {str(verdict): counts.get(str(verdict), 0) for verdict in SEVERITY_ORDER},
             "options": {"fail_on": options.fail_on},
+            "n_planned": sum(self._n_planned(model) for model in self._models.values()),
+            "n_reported": len(self._checks),
+            "lost": sorted(self._lost),
             "models": [self._model_payload(path, model) for path, model in self._models.items()],
         }
+
+    @staticmethod
+    def _n_planned(model: CheckedModel) -> int:
+        n_layer_checks = sum(len(layer_checks(model, spec)) for spec in model.description.matrices)
+        return len(model_checks(model)) + n_layer_checks
 
     def _model_payload(self, path: str, model: CheckedModel) -> dict[str, Any]:
         description = model.description

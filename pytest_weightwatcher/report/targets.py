@@ -9,6 +9,7 @@ from pytest_weightwatcher.files import is_inside
 from pytest_weightwatcher.settings import ReportTarget
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from pytest_weightwatcher.config import Config
@@ -20,21 +21,38 @@ SIGNS = {"json": '"pytest-weightwatcher"', "md": "## Checkpoint gate"}
 _N_CHARACTERS = 2000
 
 
-def check_target(target: ReportTarget) -> None:
+def check_target(target: ReportTarget, inputs: Iterable[Path]) -> None:
     """Refuse what can be known before the run to be no place for a report.
+
+    Parameters
+    ----------
+    target : ReportTarget
+        Where a report is to go.
+    inputs : iterable of Path
+        What the run reads, all existing.
 
     Raises
     ------
     ReportError
-        The path is a folder, or leads through something that is no folder.
+        The path is a folder, leads through something that is no folder, is impossible, or is an input.
     """
-    if target.path.is_dir():
-        raise ReportError(f"{target.path}: is a folder, expected a file for the {target.type} report")
-    for parent in target.path.parents:
-        if parent.exists():
-            if not parent.is_dir():
-                raise ReportError(f"{target.path}: {parent} is not a folder")
-            break
+    try:
+        if target.path.is_dir():
+            raise ReportError(f"{target.path}: is a folder, expected a file for the {target.type} report")
+        for parent in target.path.parents:
+            if parent.exists():
+                if not parent.is_dir():
+                    raise ReportError(f"{target.path}: {parent} is not a folder")
+                break
+        in_use = next((path for path in inputs if target.path.exists() and path.samefile(target.path)), None)
+    except ReportError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ReportError(f"{str(target.path)[:200]!r}: no place for a report ({error})") from error
+    if in_use is not None:
+        raise ReportError(
+            f"{target.path}: is a model, a baseline or a configuration of this run, no place for a report"
+        )
 
 
 def targets_of_config(config: Config) -> tuple[ReportTarget, ...]:
@@ -54,6 +72,8 @@ def targets_of_config(config: Config) -> tuple[ReportTarget, ...]:
         if name is None:
             continue
         path, where = folder / name, ("report", key)
+        if not name.isprintable():
+            raise config.error(where, f"{name[:100]!r} is no file name")
         if not is_inside(path, folder):
             raise config.error(where, f"{name!r} is outside the folder of ww.yaml")
         if path.suffix != SUFFIXES[kind]:

@@ -59,6 +59,10 @@ def write_summary(reporter: pytest.TerminalReporter, gate: GateSession, result: 
     counts = ", ".join(f"{count} {verdict}" for verdict, count in result["counts"].items() if count)
     colour = _COLOURS.get(result["outcome"], {"green": True} if result["outcome"] == "pass" else {})
     reporter.write_line(f"outcome: {result['outcome']} ({counts or 'nothing was checked'})", **colour)
+    if result["n_reported"] < result["n_planned"]:
+        reporter.write_line(f"only {result['n_reported']} of {result['n_planned']} checks ran")
+    for node_id in result["lost"]:
+        reporter.write_line(f"ERROR {node_id}: ended without a verdict", red=True)
     for kind, path in gate.written:
         reporter.write_line(f"{kind}: {path}")
     for problem in gate.problems:

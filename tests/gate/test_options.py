@@ -21,11 +21,176 @@ def test_model_is_repeatable_and_takes_patterns(pytester: pytest.Pytester, make_
     assert names == {"a/model.safetensors", "b/model.safetensors", "c.safetensors"}
 
 
-def test_a_name_with_pattern_characters_is_taken_literally(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+def checked_models(pytester: pytest.Pytester, *arguments: str) -> set[str]:
+    lines = pytester.runpytest("--co", "-q", *arguments).outlines
+    return {line.split("::")[1] for line in lines if "::" in line}
+
+
+def test_a_file_named_like_a_pattern_hides_no_other(pytester: pytest.Pytester, make_model: MakeModel) -> None:
     make_model("odd[1].safetensors")
+    assert checked_models(pytester, "--ww-model=odd[1].safetensors") == {"odd%5B1%5D.safetensors"}
     make_model("odd1.safetensors")
-    result = pytester.runpytest("--ww-model=odd[1].safetensors", "--co", "-q")
-    assert {line.split("::")[1] for line in result.outlines if "::" in line} == {"odd%5B1%5D.safetensors"}
+    both = {"odd%5B1%5D.safetensors", "odd1.safetensors"}
+    assert checked_models(pytester, "--ww-model=odd[1].safetensors") == both
+
+
+def test_the_current_folder_is_no_pattern(
+    pytester: pytest.Pytester, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_model("job[12]/mine.safetensors")
+    make_model("job1/theirs.safetensors")
+    monkeypatch.chdir(pytester.path / "job[12]")
+    assert checked_models(pytester, "--ww-model=*.safetensors", "--rootdir=.") == {"mine.safetensors"}
+
+
+def test_one_file_by_two_names_is_checked_once(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    make_model("a/model.safetensors")
+    (pytester.path / "b").symlink_to("a")
+    arguments = ("--ww-model=a/model.safetensors", "--ww-model=b/../a/model.safetensors", "--ww-model=b/*")
+    assert pytester.runpytest(*arguments).parseoutcomes() == {"passed": 9}
+
+
+@pytest.mark.parametrize("option", ["--ww-model=", "--ww-config=", "--ww-baseline="])
+def test_an_empty_value_is_refused(pytester: pytest.Pytester, make_model: MakeModel, option: str) -> None:
+    """An unset variable in CI must not switch the gate off."""
+    make_model()
+    result = pytester.runpytest("--ww-model=model.safetensors", option)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*the value is empty*"])
+
+
+@pytest.mark.parametrize("config", ["../limits.yaml", "../sub/../ww.yaml", ".github/ww.yaml"])
+@pytest.mark.parametrize("paths", [(), (".",), ("test_mine.py",)], ids=["alone", "folder", "file"])
+def test_the_model_of_the_command_line_is_checked_wherever_the_config_lies(
+    pytester: pytest.Pytester,
+    make_model: MakeModel,
+    monkeypatch: pytest.MonkeyPatch,
+    config: str,
+    paths: tuple[str, ...],
+) -> None:
+    make_model("sub/named.safetensors")
+    make_model("other.safetensors")
+    folder = pytester.path / "sub"
+    target = folder / config
+    target.parent.mkdir(exist_ok=True)
+    target.write_text("version: 1\nmodels: [{path: '*/../other.safetensors'}]\n", encoding="utf-8")
+    (folder / "test_mine.py").write_text("def test_mine(): pass", encoding="utf-8")
+    monkeypatch.chdir(folder)
+    result = pytester.runpytest("--ww-model=named.safetensors", f"--ww-config={config}", "-v", *paths)
+    assert result.parseoutcomes() == {"passed": 9 + bool(paths)}
+    result.stdout.fnmatch_lines(["*::named.safetensors::head::alpha PASSED*"])
+
+
+def test_a_conftest_cannot_hide_the_config(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    make_model(head=flat())
+    pytester.makefile(".yaml", ww="version: 1\nchecks: {alpha: {max: 6}}\n")
+    pytester.makeconftest("collect_ignore_glob = ['*.yaml']")
+    pytester.makepyfile("def test_mine(): pass")
+    pytester.runpytest("--ww-model=model.safetensors", ".").assert_outcomes(passed=9, failed=1)
+
+
+def test_an_ini_model_leaves_the_own_tests_running(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    make_model()
+    pytester.makeini("[pytest]\nww_model = model.safetensors\n")
+    pytester.makepyfile("def test_mine(): assert 0")
+    pytester.runpytest().assert_outcomes(passed=9, failed=1)
+
+
+@pytest.mark.parametrize("arguments", [("--ww-config=ww.yaml",), ("--ww-report=json:r.json", "test_mine.py")])
+def test_asked_for_and_without_models(pytester: pytest.Pytester, arguments: tuple[str, ...]) -> None:
+    pytester.makefile(".yaml", ww="version: 1\n")
+    (pytester.path / "test_mine.py").write_text("def test_mine(): pass", encoding="utf-8")
+    result = pytester.runpytest(*arguments)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*ww.yaml: no models to check: add --ww-model PATH, or models: to ww.yaml"])
+
+
+def test_a_config_that_is_a_dangling_link(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    make_model()
+    (pytester.path / "ww.yaml").symlink_to("nowhere")
+    result = pytester.runpytest("--ww-model=model.safetensors")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*ww.yaml: no such file"])
+
+
+def test_control_characters_do_not_reach_the_terminal(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest("--ww-model=a\n::error::x")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert not [line for line in result.errlines if line.startswith("::")]
+
+
+def test_a_report_over_an_input_is_refused(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    path = make_model()
+    before = path.read_bytes()
+    result = pytester.runpytest("--ww-model=model.safetensors", "--ww-report=json:model.safetensors")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*is a model, a baseline or a configuration of this run, no place for a report"])
+    assert path.read_bytes() == before
+
+
+def test_two_reports_to_one_place_are_refused(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    make_model()
+    result = pytester.runpytest("--ww-model=model.safetensors", "--ww-report=json:x", "--ww-report=md:x")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*two reports would be written to *x"])
+
+
+def test_a_report_into_a_pipe_leaves_the_pipe(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    import os
+    import stat
+    import threading
+
+    make_model()
+    pipe = pytester.path / "pipe"
+    os.mkfifo(pipe)
+    received: list[str] = []
+    reader = threading.Thread(target=lambda: received.append(pipe.read_text(encoding="utf-8")), daemon=True)
+    reader.start()
+    pytester.runpytest("--ww-model=model.safetensors", f"--ww-report=md:{pipe}")
+    reader.join(timeout=10)
+    assert received[0].startswith("## Checkpoint gate: pass")
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_a_skip_marker_on_an_item(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    make_model()
+    pytester.makeconftest(
+        """
+        import pytest
+
+        def pytest_collection_modifyitems(items):
+            for item in items:
+                if "head" in item.nodeid:
+                    item.add_marker(pytest.mark.skip(reason="mine"))
+        """
+    )
+    result = pytester.runpytest("--ww-model=model.safetensors")
+    assert result.parseoutcomes() == {"passed": 7, "skipped": 2}
+    result.stdout.fnmatch_lines(["only 7 of 9 checks ran"])
+
+
+def test_new_first(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    """--nf looks at the file of each item, which may not exist."""
+    make_model()
+    assert pytester.runpytest("--ww-model=model.safetensors", "--nf").parseoutcomes() == {"passed": 9}
+
+
+def test_an_item_that_is_lost_is_no_pass(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    make_model()
+    pytester.makeconftest(
+        """
+        import pytest
+
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_runtest_call(item):
+            if item.nodeid.endswith("head::alpha"):
+                raise RuntimeError("broken")
+        """
+    )
+    pytester.makefile(".yaml", ww="version: 1\n")
+    result = pytester.runpytest("--ww-model=model.safetensors", "--ww-report=json:out.json")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert json.loads((pytester.path / "out.json").read_text(encoding="utf-8"))["outcome"] == "error"
 
 
 @pytest.mark.parametrize(("policy", "code"), [("fail", 0), ("warn", 1), ("never", 0)])

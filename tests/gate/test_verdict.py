@@ -82,7 +82,9 @@ def test_layer_sets() -> None:
     assert judge_layer_set(compare_layer_sets({"a": (2, 2)}, shapes)).verdict is Verdict.FAIL
     assert judge_layer_set(compare_layer_sets({**shapes, "a": (2, 3)}, shapes)).verdict is Verdict.FAIL
     many = compare_layer_sets({}, {f"layer.{i}": (2, 2) for i in range(9)})
-    assert judge_layer_set(many).detail.endswith("layer.4 and 4 more")
+    assert judge_layer_set(many).detail.endswith("layer.4 and 4 more; no layer is compared")
+    assert judge_layer_set(compare_layer_sets({"b": (1, 1)}, {})).verdict is Verdict.FAIL
+    assert judge_layer_set(compare_layer_sets(shapes, shapes), n_newly_excluded=1).verdict is Verdict.WARN
 
 
 def entry_with(alpha: float, n_tail: int) -> BaselineEntry:
