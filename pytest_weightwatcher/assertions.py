@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 
 
 _MAX_ROWS = 10
+_ADVICE = (
+    "What to do: look at the training of these layers (learning rate, frozen or not); where one is known to be so, "
+    "widen alpha_range or exclude it. Values that are NaN, infinite, zero or constant are damage: go back to the last "
+    "checkpoint that passes."
+)
 
 
 def assert_layers_well_trained(
@@ -52,9 +57,10 @@ def assert_layers_well_trained(
     require_spectral_core()
     from fnmatch import fnmatchcase
 
-    from pytest_weightwatcher.checks import Rule, meaning_of
-    from pytest_weightwatcher.verdict import Verdict, judge_integrity, judge_metric
+    from pytest_weightwatcher.checks import Rule
+    from pytest_weightwatcher.verdict import Verdict, judge_integrity, judge_metric, judge_other_tensors
     from spectral.analysis import Analysis, analyze
+    from spectral.integrity import find_non_finite
 
     low, high = alpha_range
     if not low <= high:
@@ -78,8 +84,14 @@ def assert_layers_well_trained(
             if judgement.is_finding:
                 excess = max(low - judgement.value, judgement.value - high)
                 findings.append((excess, f"{layer.name}: {judgement.detail}"))
+    description = analysis.description
+    others = judge_other_tensors(
+        find_non_finite(description.source, description.other_tensors), len(description.other_tensors)
+    )
+    if others.is_finding:
+        findings.append((float("inf"), f"other tensors: {others.detail}"))
     if findings:
-        raise AssertionError(_format(findings, n_judged, meaning_of("alpha").action))
+        raise AssertionError(_format(findings, n_judged))
     if not n_judged:
         raise AssertionError(
             f"no layer could be judged: {len(analysis.layers)} matrices, none with a fit over {min_evals} or more "
@@ -88,10 +100,11 @@ def assert_layers_well_trained(
     return analysis
 
 
-def _format(findings: list[tuple[float, str]], n_judged: int, action: str) -> str:
+def _format(findings: list[tuple[float, str]], n_judged: int) -> str:
     findings = sorted(findings, key=lambda finding: -finding[0])
-    lines = [f"{len(findings)} layers are not well trained ({n_judged} with an alpha were judged), worst first:"]
+    subject = "1 layer is" if len(findings) == 1 else f"{len(findings)} layers are"
+    lines = [f"{subject} not well trained ({n_judged} with an alpha were judged), worst first:"]
     lines += [f"  {text}" for _, text in findings[:_MAX_ROWS]]
     if len(findings) > _MAX_ROWS:
         lines.append(f"  ... and {len(findings) - _MAX_ROWS} more")
-    return "\n".join([*lines, f"What to do: {action}"])
+    return "\n".join([*lines, _ADVICE])

@@ -26,6 +26,7 @@ from pytest_weightwatcher.verdict import (
     judge_integrity,
     judge_layer_set,
     judge_metric,
+    judge_other_tensors,
     judge_spectrum_regression,
 )
 from spectral.analysis import (
@@ -37,6 +38,7 @@ from spectral.analysis import (
 )
 from spectral.errors import ModelError
 from spectral.execution import n_default_workers, single_threaded_blas
+from spectral.integrity import find_non_finite
 
 if TYPE_CHECKING:
     from pytest_weightwatcher.planning import CheckedModel
@@ -59,6 +61,7 @@ def model_checks(model: CheckedModel) -> tuple[Check, ...]:
     checks = [
         Check(model=model, spec=None, name=rule.check, rule=rule, line=rule.line) for rule in model_rules(model.config)
     ]
+    checks.append(Check(model=model, spec=None, name=INTEGRITY, rule=None, line=None))
     if model.baseline is not None:
         checks.append(Check(model=model, spec=None, name=BASELINE_LAYERS, rule=None, line=None))
     return tuple(checks)
@@ -150,6 +153,10 @@ class Gate:
         description = check.model.description
         if check.name == COVERAGE and check.rule is not None:
             return judge_coverage(description.coverage, len(description.matrices), check.rule)
+        if check.name == INTEGRITY:
+            return judge_other_tensors(
+                find_non_finite(description.source, description.other_tensors), len(description.other_tensors)
+            )
         assert check.model.baseline is not None
         shapes = {spec.name: spec.shape for spec in description.matrices}
         sets = compare_layer_sets(shapes, check.model.baseline.shapes)

@@ -246,10 +246,12 @@ class GateSession:
         for model in self.models:
             if model.record_to is None:
                 continue
-            unsound = self.results.layers_without_entry(model)
+            unsound = self.results.unsound_layers(model)
             if unsound:
                 name = printable(unsound[0])
-                self.problems.append(f"{model.record_to}: not recorded: {name} of {model.name} has no spectrum")
+                self.problems.append(
+                    f"{model.record_to}: not recorded: {name} of {model.name} fails its integrity check"
+                )
                 continue
             try:
                 entries = self.results.entries_of(model)

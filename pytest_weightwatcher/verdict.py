@@ -18,16 +18,20 @@ from pytest_weightwatcher.checks import (
     Severity,
     meaning_of,
 )
-from spectral.power_law import FitFailure, FitFailureReason, PowerLawFit
+from spectral.power_law import MIN_EVALS, FitFailure, FitFailureReason, PowerLawFit
 from spectral.spectrum import SpectrumFailure
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from pytest_weightwatcher.baseline import BaselineEntry
     from pytest_weightwatcher.comparison import LayerComparison, LayerSetComparison
     from pytest_weightwatcher.config import AlphaRegression, SpectrumRegression
     from spectral.analysis import LayerAnalysis
+    from spectral.integrity import NonFiniteTensor
+
+MAX_DEAD_SHARE = 0.5
+"""A layer most of whose rows or columns are zero is dead; fewer are common: padding, unused tokens, pruned heads."""
 
 _MAX_NAMED = 5
 
@@ -110,13 +114,33 @@ class Judgement:
         return meaning_of(self.check).action
 
 
+def judge_other_tensors(non_finite: Sequence[NonFiniteTensor], n_tensors: int) -> Judgement:
+    """Fail a model with NaN or infinity in a tensor that no spectrum covers."""
+    if not non_finite:
+        detail = f"all values of the {n_tensors} other tensors (biases, norms, not analysed ones) are finite"
+        return Judgement(check=INTEGRITY, verdict=Verdict.PASS, detail=detail)
+    names = tuple(f"{tensor.name} ({tensor.n_bad} of {tensor.n_values})" for tensor in non_finite)
+    return Judgement(check=INTEGRITY, verdict=Verdict.FAIL, detail=f"NaN or infinite values in {_name_some(names)}")
+
+
 def judge_integrity(layer: LayerAnalysis) -> Judgement:
-    """Fail a layer whose values are not finite, all zero, or all the same."""
+    """Fail a layer whose values are not finite, all zero, all the same, mostly dead, or of rank one."""
     if isinstance(layer.spectrum, SpectrumFailure):
         return Judgement(check=INTEGRITY, verdict=Verdict.FAIL, detail=layer.spectrum.detail)
     if layer.is_constant:
         return Judgement(check=INTEGRITY, verdict=Verdict.FAIL, detail="every value of the layer is the same")
-    return Judgement(check=INTEGRITY, verdict=Verdict.PASS, detail="all values are finite and not all the same")
+    spectrum, spec = layer.spectrum, layer.spec
+    for n_dead, n_all, what in (
+        (spectrum.n_dead_rows, spec.rows, "rows"),
+        (spectrum.n_dead_columns, spec.columns, "columns"),
+    ):
+        if n_dead > n_all * MAX_DEAD_SHARE:
+            return Judgement(
+                check=INTEGRITY, verdict=Verdict.FAIL, detail=f"{n_dead} of {n_all} {what} are dead (all zero)"
+            )
+    if spec.n_evals >= MIN_EVALS and layer.metrics.get("matrix_rank") == 1:
+        return Judgement(check=INTEGRITY, verdict=Verdict.FAIL, detail="the layer has collapsed to rank one")
+    return Judgement(check=INTEGRITY, verdict=Verdict.PASS, detail="all values are finite and the layer is not dead")
 
 
 def judge_metric(layer: LayerAnalysis, rule: Rule) -> Judgement:
@@ -213,7 +237,8 @@ def judge_spectrum_regression(layer: LayerAnalysis, comparison: LayerComparison,
         limit={"max": rule.max_displacement},
         baseline=0.0,
         detail=f"the singular values moved by {_percent(displacement)} of their norm; "
-        f"up to {_percent(rule.max_displacement)} is accepted, rounding to bf16 or int8 moves them by less than 0.1%",
+        f"up to {_percent(rule.max_displacement)} is accepted, rounding to bf16 "
+        "or int8 moves them by a few tenths of a percent at most",
     )
 
 

@@ -159,6 +159,12 @@ class Description:
 
         return pd.DataFrame([_identity_row(spec) for spec in self.matrices], columns=list(_IDENTITY_COLUMNS))
 
+    @cached_property
+    def other_tensors(self) -> tuple[str, ...]:
+        """Names of the float tensors that no matrix here covers: biases, norms, unanalysed and excluded ones."""
+        analysed = {spec.tensor for spec in self.matrices}
+        return tuple(info.name for info in self.source.tensors() if info.refusal is None and info.name not in analysed)
+
     def tasks(self) -> tuple[MatrixTask, ...]:
         """Return one task per matrix."""
         return tuple(MatrixTask(source=self.source, spec=spec, options=self.options) for spec in self.matrices)

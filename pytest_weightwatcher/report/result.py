@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from pytest_weightwatcher.baseline import BaselineEntry, entry_of, options_payload, read_entry
+from pytest_weightwatcher.checks import INTEGRITY
 from pytest_weightwatcher.gate import layer_checks, model_checks
 from pytest_weightwatcher.verdict import SEVERITY_ORDER, Judgement, Verdict
 from spectral import __version__
@@ -85,10 +86,14 @@ class ResultBuilder:
             if path == str(model.path) and record["entry"] is not None
         }
 
-    def layers_without_entry(self, model: CheckedModel) -> list[str]:
-        """Return the layers of a model that have no spectrum to record."""
+    def unsound_layers(self, model: CheckedModel) -> list[str]:
+        """Return the layers of a model, or the model itself, whose integrity did not pass: nothing to record."""
         return [
-            name for (path, name), record in self._layers.items() if path == str(model.path) and not record["entry"]
+            payload["check"]["layer"] or "the model as a whole"
+            for payload in self._checks.values()
+            if payload["model"] == str(model.path)
+            and payload["check"]["check"] == INTEGRITY
+            and payload["check"]["verdict"] != str(Verdict.PASS)
         ]
 
     def lose(self, node_id: str) -> None:

@@ -9,7 +9,7 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from spectral.errors import (
@@ -35,8 +35,11 @@ if TYPE_CHECKING:
 CONTAINER_KEYS = ("state_dict", "model_state_dict", "model", "module", "params", "net", "ema", "weights")
 """Where training frameworks put the weights inside what they save, in the order they are tried."""
 
-TRAINING_STATE_WORDS = ("optim", "sched", "scaler", "rng")
-"""Top-level entries with one of these in their name hold the state of the training, not weights."""
+TRAINING_STATE = re.compile(
+    r"optim(izers?)?(_states?(_dict)?)?|(lr_)?schedulers?(_states?(_dict)?)?|(grad_)?scaler(_state(_dict)?)?"
+    r"|amp(_state)?|(\w+_)?rng(_states?)?"
+)
+"""Top-level entries of one of these names hold the state of the training, not weights."""
 
 MIN_TORCH = (2, 10)
 """Earlier torch can be made to run code by a file, ``weights_only`` or not: CVE-2025-32434, CVE-2026-24747."""
@@ -120,6 +123,7 @@ def open_torch_file(path: Path) -> TorchFile:
     if not tensors:
         raise UnsupportedModelError(f"{path}: holds no tensors")
     infos = {name: describe_torch_tensor(name, tensor) for name, tensor in tensors.items()}
+    infos.update({info.name: info for info in _outside(content, tensors)})
     return TorchFile(path=path, infos=infos, values=tensors)
 
 
@@ -208,7 +212,7 @@ def _weights_of(path: Path, content: Any, depth: int = 0) -> Mapping[Any, Any]:
     parts = {
         key: value
         for key, value in content.items()
-        if is_torch_tensor(value) or not any(word in str(key).lower() for word in TRAINING_STATE_WORDS)
+        if is_torch_tensor(value) or not TRAINING_STATE.fullmatch(str(key).lower())
     }
     if _holds_tensors(parts):
         return parts
@@ -219,14 +223,30 @@ def _weights_of(path: Path, content: Any, depth: int = 0) -> Mapping[Any, Any]:
     )
 
 
+def _outside(content: Any, taken: Mapping[str, torch.Tensor]) -> Iterator[TensorInfo]:
+    """Yield what the file holds beside the weights that were taken: a second container, lists of tensors.
+
+    Their values are not read, but they are listed with a reason, and count against coverage.
+    """
+    if not isinstance(content, Mapping):
+        return
+    known = {id(tensor) for tensor in taken.values()}
+    rest = {key: value for key, value in content.items() if not TRAINING_STATE.fullmatch(str(key).lower())}
+    for name, tensor in _flatten(rest):
+        if id(tensor) not in known:
+            free_name = name if name not in taken else f"(outside) {name}"
+            info = describe_torch_tensor(free_name, tensor)
+            yield replace(info, refusal="lies outside the state dict that is analysed")
+
+
 def _holds_tensors(content: Mapping[Any, Any]) -> bool:
     return any(True for _ in _flatten(content))
 
 
 def _flatten(content: Mapping[Any, Any]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield every tensor of nested mappings under its dotted name.
+    """Yield every tensor of nested mappings and lists under its dotted name.
 
-    Each mapping is entered once: a file can hold one that contains itself, or is contained a billion times.
+    Each of them is entered once: a file can hold one that contains itself, or is contained a billion times.
     """
     seen = {id(content)}
     pending: list[tuple[str, int, Any]] = [("", 0, content)]
@@ -234,7 +254,12 @@ def _flatten(content: Mapping[Any, Any]) -> Iterator[tuple[str, torch.Tensor]]:
         name, depth, value = pending.pop()
         if is_torch_tensor(value):
             yield name, value
-        elif isinstance(value, Mapping) and depth <= _MAX_NESTING and (depth == 0 or id(value) not in seen):
+        elif (
+            isinstance(value, (Mapping, list, tuple))
+            and depth <= _MAX_NESTING
+            and (depth == 0 or id(value) not in seen)
+        ):
             seen.add(id(value))
             prefix = f"{name}." if depth else ""
-            pending.extend((f"{prefix}{key}", depth + 1, inner) for key, inner in [*value.items()][::-1])
+            inside = list(value.items() if isinstance(value, Mapping) else enumerate(value))
+            pending.extend((f"{prefix}{key}", depth + 1, inner) for key, inner in reversed(inside))

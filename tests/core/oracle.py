@@ -32,20 +32,29 @@ class OracleResult:
         return float(self.details[column].to_dict()[layer])
 
 
+def oracle_rows(module: Any, **options: Any) -> list[dict[str, Any]]:
+    """Return the rows the incumbent gives for a torch module; there may be none."""
+    rows: list[dict[str, Any]] = _analyze(module, options)[1].to_dict("records")
+    return rows
+
+
 def run_oracle(module: Any, **options: Any) -> OracleResult:
     """Analyse a torch module with the incumbent; its own warnings are its own affair."""
+    watcher, details = _analyze(module, options)
+    return OracleResult(
+        details=details.set_index("longname", drop=False),
+        summary={name: float(value) for name, value in watcher.get_summary(details).items()},
+    )
+
+
+def _analyze(module: Any, options: Mapping[str, Any]) -> tuple[Any, Any]:
     assert version("weightwatcher") == ORACLE_VERSION
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import weightwatcher
 
         watcher = weightwatcher.WeightWatcher(model=module)
-        details = watcher.analyze(**options)
-        summary = watcher.get_summary(details)
-    return OracleResult(
-        details=details.set_index("longname", drop=False),
-        summary={name: float(value) for name, value in summary.items()},
-    )
+        return watcher, watcher.analyze(**options)
 
 
 def module_tree(tensors: Mapping[str, Any]) -> Any:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from spectral.analysis import Analysis, analyze
 from spectral.power_law import FitFailure, FitFailureReason
 from tests.core.builders import heavy_tailed, with_singular_values
-from tests.core.oracle import OracleResult, module_tree, run_oracle, with_weights
+from tests.core.oracle import OracleResult, module_tree, oracle_rows, run_oracle, with_weights
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -164,14 +164,18 @@ class TestConvolutionalNetwork:
 
 
 class TestConv1d:
-    """The incumbent crashes on kernels of three dimensions; the same values as a (k, 1) kernel are its word on them."""
+    """The incumbent cannot do kernels of three dimensions; the same values as a (k, 1) kernel are its word on them."""
 
-    def test_the_incumbent_crashes(self) -> None:
-        model = with_weights({"conv": _conv1d(40, 24, 5, 0)})
-        with pytest.raises(Exception, match=r"."):
-            run_oracle(model)
+    @pytest.mark.parametrize(("kernel", "n_rows"), [(5, 0), (9, 1)], ids=["passed over", "wrong matrix"])
+    def test_the_incumbent_cannot(self, kernel: int, n_rows: int) -> None:
+        """It takes the shortest axis, the kernel, for M: too short and there is no row, else one of another matrix."""
+        model = with_weights({"conv": _conv1d(40, 24, kernel, 0)})
+        rows = oracle_rows(model)
+        assert len(rows) == n_rows
+        assert [row["num_evals"] for row in rows] == [kernel] * n_rows
         (layer,) = analyze(model).layers
         assert layer.status == "success"
+        assert layer.metrics["num_evals"] == 24 * kernel
 
     @pytest.mark.parametrize("case", CONV1D)
     def test_equals_the_flat_kernel(self, case: str) -> None:

@@ -92,7 +92,8 @@ STATE = {"a.weight": torch.ones(3, 2), "a.bias": torch.ones(3)}
         ),
         ({0: torch.ones(2, 2), "state_dict": "no mapping"}, ["0"]),
         ({"state_dict": {}, "net": STATE}, ["a.weight", "a.bias"]),
-        ({"a": {"b": [torch.ones(2, 2)]}, "w": torch.ones(2, 2)}, ["w"]),
+        ({"a": {"b": [torch.ones(2, 2)]}, "w": torch.ones(2, 2)}, ["a.b.0", "w"]),
+        ({"scheduled_head": STATE, "w": torch.ones(2, 2)}, ["scheduled_head.a.weight", "scheduled_head.a.bias", "w"]),
     ],
     ids=[
         "state dict",
@@ -108,11 +109,27 @@ STATE = {"a.weight": torch.ones(3, 2), "a.bias": torch.ones(3)}
         "tensors at two levels",
         "number as name",
         "empty container",
-        "lists are not weights",
+        "lists",
+        "a name that begins like training state",
     ],
 )
 def test_containers(content: object, names: list[str], tmp_path: Path) -> None:
-    assert names_in(save(content, tmp_path / "m.pt")) == names
+    infos = open_torch_file(save(content, tmp_path / "m.pt")).tensors()
+    assert [info.name for info in infos if info.refusal is None] == names
+
+
+def test_what_lies_beside_the_container_is_listed(tmp_path: Path) -> None:
+    """A trainer may load the other one: it is not analysed, so it must count against coverage."""
+    content = {"state_dict": STATE, "ema": {"a.weight": torch.ones(3, 2) * 2}, "teacher": [torch.ones(4, 4)]}
+    infos = open_torch_file(save(content, tmp_path / "m.pt")).tensors()
+    beside = {info.name: info.refusal for info in infos if info.refusal is not None}
+    assert beside == dict.fromkeys(["ema.a.weight", "teacher.0"], "lies outside the state dict that is analysed")
+    assert describe(tmp_path / "m.pt").coverage == pytest.approx(6 / (9 + 6 + 16))
+
+
+def test_one_tensor_in_two_places_is_no_gap(tmp_path: Path) -> None:
+    infos = open_torch_file(save({"state_dict": STATE, "model": STATE}, tmp_path / "m.pt")).tensors()
+    assert [info.name for info in infos] == ["a.weight", "a.bias"]
 
 
 @pytest.mark.parametrize(

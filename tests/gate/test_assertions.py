@@ -27,9 +27,7 @@ def test_takes_a_path_and_an_analysis(make_model: MakeModel) -> None:
 
 
 def test_names_the_layer_and_how_far() -> None:
-    with pytest.raises(
-        AssertionError, match=r"1 layers are not well trained \(4 with an alpha were judged\)"
-    ) as caught:
+    with pytest.raises(AssertionError, match=r"1 layer is not well trained \(4 with an alpha were judged\)") as caught:
         assert_layers_well_trained({**healthy_tensors(), "head.weight": flat()})
     assert "head: alpha 101.3 is 95.34 above the limit of 2 to 6" in str(caught.value)
 
@@ -84,4 +82,4 @@ def test_works_without_pytest(tmp_path: Path) -> None:
 
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
     assert done.stderr == ""
-    assert done.stdout.startswith("caught 1 layers are not well trained")
+    assert done.stdout.startswith("caught 1 layer is not well trained")

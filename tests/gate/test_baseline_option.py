@@ -35,7 +35,7 @@ def failing_ids(result: pytest.RunResult) -> set[str]:
 
 def test_the_same_model_passes_with_displacement_zero(pytester: pytest.Pytester, recorded: Path) -> None:
     result = pytester.runpytest(*COMPARE, "--ww-report=json:out.json")
-    assert result.parseoutcomes() == {"passed": 18}
+    assert result.parseoutcomes() == {"passed": 19}
     checks = json.loads((pytester.path / "out.json").read_text(encoding="utf-8"))["models"][0]["checks"]
     assert {check["value"] for check in checks if check["check"] == "regression.spectrum"} == {0.0}
 
@@ -62,7 +62,7 @@ def test_harmless_changes_pass(pytester: pytest.Pytester, make_model: MakeModel,
     make_model(
         head=rounded.astype(np.float32), encoder__0__key=healthy_tensors()["encoder.0.key.weight"].astype(np.float16)
     )
-    assert pytester.runpytest(*COMPARE).parseoutcomes() == {"passed": 18}
+    assert pytester.runpytest(*COMPARE).parseoutcomes() == {"passed": 19}
 
 
 @pytest.mark.parametrize(
@@ -140,13 +140,76 @@ def test_a_whole_recording_drops_layers_that_are_gone(pytester: pytest.Pytester,
     assert "head" not in json.loads(recorded.read_text(encoding="utf-8"))["matrices"]
 
 
-def test_a_damaged_model_is_not_recorded(pytester: pytest.Pytester, make_model: MakeModel, recorded: Path) -> None:
+@pytest.mark.parametrize("value", [np.nan, 0.0, 0.5])
+def test_a_damaged_model_is_not_recorded(
+    pytester: pytest.Pytester, make_model: MakeModel, recorded: Path, value: float
+) -> None:
     before = recorded.read_bytes()
-    make_model(head=np.full((96, 64), np.nan, np.float32))
+    make_model(head=np.full((96, 64), value, np.float32))
     result = pytester.runpytest(*RECORD)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["problem: *b.ww.json: not recorded: head of model.safetensors has no spectrum"])
+    result.stdout.fnmatch_lines(["problem: *b.ww.json: not recorded: head of model.safetensors fails its integrity*"])
     assert recorded.read_bytes() == before
+
+
+def test_a_run_that_ends_early_records_nothing(
+    pytester: pytest.Pytester, make_model: MakeModel, recorded: Path
+) -> None:
+    before = recorded.read_bytes()
+    make_model(encoder__0__key=noise())
+    pytester.makefile(".yaml", ww="version: 1\nchecks: {alpha: {max: 1.1}}\n")
+    result = pytester.runpytest(*RECORD, "-x")
+    result.stdout.fnmatch_lines(["problem: *b.ww.json: not recorded: the run ended before * was analysed"])
+    assert recorded.read_bytes() == before
+
+
+def test_a_filtered_run_makes_no_first_recording(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    make_model()
+    result = pytester.runpytest(*RECORD, "-k", "head")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stdout.fnmatch_lines(["problem: *not recorded: a filtered run can only change a recording*"])
+    assert not (pytester.path / "b.ww.json").exists()
+
+
+def test_an_edited_hash_hides_nothing(pytester: pytest.Pytester, make_model: MakeModel, recorded: Path) -> None:
+    from spectral import analyze
+
+    make_model(head=noise())
+    payload = json.loads(recorded.read_text(encoding="utf-8"))
+    hashes = {layer.name: layer.content_hash for layer in analyze(pytester.path / "model.safetensors").layers}
+    payload["matrices"]["head"]["hash"] = hashes["head"]
+    recorded.write_text(json.dumps(payload), encoding="utf-8")
+    result = pytester.runpytest(*COMPARE)
+    assert failing_ids(result) == {"head::regression.alpha", "head::regression.spectrum"}
+
+
+def test_a_baseline_for_another_number_of_eigenvalues(pytester: pytest.Pytester, recorded: Path) -> None:
+    payload = json.loads(recorded.read_text(encoding="utf-8"))
+    entry = payload["matrices"]["head"]
+    entry["num_evals"] = 63
+    entry["singular_values"] = entry["singular_values"][:63]
+    entry["tail"] = None
+    recorded.write_text(json.dumps(payload), encoding="utf-8")
+    result = pytester.runpytest(*COMPARE)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*matrix 'head': 63 eigenvalues, a matrix of its shape has 64"])
+
+
+def test_the_model_is_no_baseline_of_itself(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    make_model()
+    result = pytester.runpytest("--ww-model=model.safetensors", "--ww-baseline={stem}.safetensors")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*the baseline is the model itself*"])
+
+
+def test_a_config_cannot_record_outside_its_folder(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    make_model("sub/model.safetensors")
+    (pytester.path / "sub/ww.yaml").write_text(
+        "version: 1\nmodels: [{path: model.safetensors, baseline: ../b.ww.json}]\n", encoding="utf-8"
+    )
+    result = pytester.runpytest("--ww-config=sub/ww.yaml", "--ww-update-baseline")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*is outside the folder of ww.yaml"])
 
 
 def test_recording_without_a_place(pytester: pytest.Pytester, make_model: MakeModel) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pytest_weightwatcher import assert_layers_well_trained
 from tests.gate.conftest import MakeModel, healthy_tensors
 
 
@@ -40,8 +41,11 @@ def verdicts_of(pytester: pytest.Pytester, make_model: MakeModel, head: NDArray[
         (with_value(-np.inf), "1 of 6144 values are NaN or infinite, the first at row 3, column 7"),
         (np.zeros((96, 64), np.float32), "all 6144 values are zero"),
         (np.full((96, 64), 0.5, np.float32), "every value of the layer is the same"),
+        (np.outer(np.arange(1, 97), np.arange(1, 65)).astype(np.float32), "the layer has collapsed to rank one"),
+        (healthy_head() * (np.arange(96) < 47)[:, None], "49 of 96 rows are dead (all zero)"),
+        (healthy_head() * (np.arange(64) < 31), "33 of 64 columns are dead (all zero)"),
     ],
-    ids=["nan", "infinity", "all-zero", "constant"],
+    ids=["nan", "infinity", "all-zero", "constant", "rank one", "dead rows", "dead columns"],
 )
 def test_damaged_values_fail(
     pytester: pytest.Pytester, make_model: MakeModel, head: NDArray[Any], message: str
@@ -49,8 +53,27 @@ def test_damaged_values_fail(
     verdicts = verdicts_of(pytester, make_model, head)
     assert verdicts["integrity"]["verdict"] == "fail"
     assert verdicts["integrity"]["detail"] == message
-    assert verdicts["alpha"]["verdict"] != "pass"
-    assert verdicts["alpha"]["value"] is None
+    if "dead" not in message:
+        assert verdicts["alpha"]["verdict"] != "pass"
+        assert verdicts["alpha"]["value"] is None
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize(
+    ("name", "shape"), [("head.bias", (96,)), ("scale", ()), ("depthwise.weight", (8, 1, 3, 3)), ("a_mask", (4, 4))]
+)
+def test_values_that_no_spectrum_covers_fail(
+    pytester: pytest.Pytester, value: float, name: str, shape: tuple[int, ...]
+) -> None:
+    from safetensors.numpy import save_file
+
+    save_file({**healthy_tensors(), name: np.full(shape, value, np.float32)}, pytester.path / "model.safetensors")
+    result = pytester.runpytest("--ww-model=model.safetensors")
+    result.assert_outcomes(passed=9, failed=1)
+    n_values = int(np.prod(shape))
+    result.stdout.fnmatch_lines([f"*NaN or infinite values in {name} ({n_values} of {n_values})*"])
+    with pytest.raises(AssertionError, match=f"other tensors: NaN or infinite values in {name}"):
+        assert_layers_well_trained(pytester.path / "model.safetensors")
 
 
 def test_too_few_eigenvalues_are_skipped(pytester: pytest.Pytester, make_model: MakeModel) -> None:
@@ -63,7 +86,7 @@ def test_too_few_eigenvalues_are_skipped(pytester: pytest.Pytester, make_model: 
 def test_scalars_vectors_and_empty_tensors(pytester: pytest.Pytester, make_model: MakeModel) -> None:
     make_model(scale=np.array(1.0, np.float32), bias__extra=np.ones(7, np.float32), empty=np.zeros((0, 64), np.float32))
     result = pytester.runpytest("--ww-model=model.safetensors", "--ww-report=json:out.json")
-    assert result.parseoutcomes() == {"passed": 9}
+    assert result.parseoutcomes() == {"passed": 10}
     model = json.loads((pytester.path / "out.json").read_text(encoding="utf-8"))["models"][0]
     assert [(entry["name"], entry["reason"]) for entry in model["unanalysed"]] == [("empty.weight", "an empty tensor")]
 
