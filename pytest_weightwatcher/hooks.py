@@ -71,6 +71,10 @@ class GateHooks:
         report = yield
         if call.when == "call" and isinstance(item, CheckItem) and item.judgement is not None:
             report.__dict__[PAYLOAD_ATTRIBUTE] = self._gate.payload_of(item)
+            if report.skipped:
+                # -rs shows where a skip was raised: for the reader that is the rule, not our own code.
+                path, line, title = item.reportinfo()
+                report.longrepr = (str(path), (line or 0) + 1, f"{title}: {item.judgement.detail}")
         return report
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:

@@ -35,6 +35,8 @@ class CheckedModel:
         Short name, unique in its ww.yaml: the file name where that is enough.
     path : Path
         Where it is.
+    folder : Path
+        The folder of its ww.yaml, or where one would be.
     description : Description
         Its matrices.
     config : Config
@@ -49,6 +51,7 @@ class CheckedModel:
 
     name: str
     path: Path
+    folder: Path
     description: Description = field(repr=False)
     config: Config = field(repr=False)
     rules: Mapping[str, tuple[Rule, ...]] = field(repr=False)
@@ -143,6 +146,7 @@ def plan_models(config: Config, wish: Wish, folder: Path) -> tuple[CheckedModel,
             CheckedModel(
                 name=name,
                 path=want.path,
+                folder=folder,
                 description=description,
                 config=config,
                 rules={spec.name: layer_rules(config, spec.name) for spec in description.matrices},

@@ -222,7 +222,7 @@ class GateSession:
         """Take the node ids below a ww.yaml that does not exist out of the arguments, and return their rest."""
         if not self.options.is_active or self.main_path.exists():
             return []
-        mine = [argument for argument in config.args if "::" in argument and self._path_of(argument) == self.main_path]
+        mine = [argument for argument in config.args if self._path_of(argument) == self.main_path]
         config.args = [argument for argument in config.args if argument not in mine]
         return [argument.partition("::")[2] for argument in mine]
 

@@ -144,7 +144,7 @@ class ResultBuilder:
         reports.sort(key=lambda payload: (payload["layer_index"], payload["check"]["id"]))
         min_evals = description.options.min_evals
         return {
-            "path": model.name,
+            "path": _shown_path(model),
             "baseline": model.baseline.path.name if model.baseline is not None else None,
             "coverage": description.coverage,
             "options": options_payload(description.options),
@@ -175,6 +175,13 @@ def _spec_payload(spec: MatrixSpec) -> dict[str, Any]:
         "M": spec.M,
         "rf": spec.rf,
     }
+
+
+def _shown_path(model: CheckedModel) -> str:
+    """Return the path of a model relative to its ww.yaml, or whole where it lies elsewhere."""
+    if model.path.is_relative_to(model.folder):
+        return model.path.relative_to(model.folder).as_posix()
+    return model.path.as_posix()
 
 
 def _outcome(counts: Counter[str]) -> str:

@@ -53,6 +53,7 @@ def header_line(gate: GateSession) -> str:
 
 def write_summary(reporter: pytest.TerminalReporter, gate: GateSession, result: Mapping[str, Any]) -> None:
     """Write the section of the gate: findings, totals, where the reports are."""
+    reporter.ensure_newline()
     reporter.section("weightwatcher", sep="=")
     if reporter.verbosity >= 0:
         _write_findings(reporter, result)
@@ -70,14 +71,12 @@ def write_summary(reporter: pytest.TerminalReporter, gate: GateSession, result: 
 
 
 def _write_findings(reporter: pytest.TerminalReporter, result: Mapping[str, Any]) -> None:
-    reporter.ensure_newline()
     for model in result["models"]:
         findings = findings_of(model)
         for check in findings[:MAX_FINDINGS]:
             name = escape_name(check["layer"]) if check["layer"] is not None else escape_name(model["path"])
-            label = f"{check['verdict'].upper():5}"
-            reporter.write(label, **_COLOURS[check["verdict"]])
-            reporter.write_line(f" {name} {check['check']}: {escape_text(check['detail'])}")
+            line = f"{check['verdict'].upper():5} {name} {check['check']}: {escape_text(check['detail'])}"
+            reporter.write_line(line, **_COLOURS[check["verdict"]])
         if len(findings) > MAX_FINDINGS:
             reporter.write_line(f"... and {len(findings) - MAX_FINDINGS} more; see the reports (--ww-report md:PATH)")
 

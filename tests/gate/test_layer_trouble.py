@@ -81,6 +81,10 @@ def test_too_few_eigenvalues_are_skipped(pytester: pytest.Pytester, make_model: 
     assert verdicts["integrity"]["verdict"] == "pass"
     assert verdicts["alpha"]["verdict"] == "skipped"
     assert verdicts["alpha"]["detail"] == "49 eigenvalues, at least 50 are needed for a fit"
+    result = pytester.runpytest("--ww-model=model.safetensors", "-rs")
+    result.stdout.fnmatch_lines(
+        ["SKIPPED [[]1[]] ww.yaml:1: model.safetensors: head alpha: 49 eigenvalues, at least 50 are needed for a fit"]
+    )
 
 
 def test_scalars_vectors_and_empty_tensors(pytester: pytest.Pytester, make_model: MakeModel) -> None:

@@ -78,8 +78,6 @@ def test_strict_markers(pytester: pytest.Pytester) -> None:
 def test_node_id(pytester: pytest.Pytester, node_id: str, n_selected: int, has_file: bool) -> None:
     if not has_file:
         (pytester.path / "ww.yaml").unlink()
-        if "::" not in node_id:
-            node_id = "ww.yaml::model.safetensors"
     result = run(pytester, node_id)
     outcomes = result.parseoutcomes()
     assert sum(outcomes.get(name, 0) for name in ("passed", "failed", "warned")) == n_selected
