@@ -73,11 +73,11 @@ def open_folder(path: Path, open_file: Callable[[Path], TensorSource]) -> Tensor
     CorruptCheckpointError
         Index and shards contradict each other.
     UnsupportedModelError
-        Several unrelated weight files, and nothing that says which one is meant.
+        Several unrelated weight files, or a single one beside an index that does not name it.
     """
-    for index_name in INDEX_FILES:
+    for index_name, weight_name in zip(INDEX_FILES, WEIGHT_FILES, strict=True):
         if (path / index_name).is_file():
-            return _open_index(path, path / index_name, open_file)
+            return _open_index(path, path / index_name, path / weight_name, open_file)
     for weight_name in WEIGHT_FILES:
         if (path / weight_name).is_file():
             return open_file(path / weight_name)
@@ -100,8 +100,11 @@ def open_folder(path: Path, open_file: Callable[[Path], TensorSource]) -> Tensor
     return _join(path, {file.name: open_file(file) for file in shards})
 
 
-def _open_index(path: Path, index: Path, open_file: Callable[[Path], TensorSource]) -> TensorSource:
+def _open_index(path: Path, index: Path, single: Path, open_file: Callable[[Path], TensorSource]) -> TensorSource:
     weight_map = _read_weight_map(index)
+    if single.exists() and single.name not in weight_map.values():
+        # transformers would load the single file, others follow the index: judging one says nothing of the other.
+        raise UnsupportedModelError(f"{path}: holds {single.name} and {index.name}, which does not name it: remove one")
     opened: dict[str, TensorSource] = {}
     for shard in sorted(set(weight_map.values()), key=natural_order):
         opened[shard] = open_file(_inside(path, index, shard))

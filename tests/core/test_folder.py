@@ -96,12 +96,6 @@ def test_safetensors_come_before_torch_files(tmp_path: Path) -> None:
     assert hashes(tmp_path) == hashes(weights(2))
 
 
-def test_the_index_comes_before_a_single_file(tmp_path: Path) -> None:
-    write_shards(tmp_path, weights(4))
-    write_safetensors(tmp_path / "model.safetensors", weights(2))
-    assert hashes(tmp_path) == hashes(weights(4))
-
-
 def test_shards_without_an_index(tmp_path: Path) -> None:
     for number, part in enumerate(split(weights())):
         write_safetensors(tmp_path / f"part-{number}.safetensors", part)
@@ -307,3 +301,13 @@ def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.Monk
 def test_describe_reports_the_coverage_of_all_shards(tmp_path: Path) -> None:
     tensors = weights(3) | {"layer.0.bias": np.ones(320, np.float32)}
     assert describe(write_shards(tmp_path, tensors)).coverage == 0.75
+
+
+def test_an_index_beside_a_file_that_it_does_not_name_is_refused(tmp_path: Path) -> None:
+    """Loaders disagree on which of the two counts."""
+    write_safetensors(tmp_path / "model-1.safetensors", {"a.weight": np.ones((3, 2), np.float32)})
+    write_safetensors(tmp_path / "model.safetensors", {"a.weight": np.zeros((3, 2), np.float32)})
+    index = {"weight_map": {"a.weight": "model-1.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    with pytest.raises(UnsupportedModelError, match=r"holds model\.safetensors and model\.safetensors\.index\.json"):
+        open_model(tmp_path)
