@@ -168,7 +168,7 @@ class GateSession:
         try:
             self.models_of(Path(payload["config"]))
         except (GateError, SpectralError) as error:
-            self.problems.append(printable(str(error)))
+            self._note_problem(str(error))
         self.results.receive(payload)
 
     def lose(self, node_id: str) -> None:
@@ -187,14 +187,14 @@ class GateSession:
         try:
             targets = self.report_targets()
         except GateError as error:
-            self.problems.append(str(error))
+            self._note_problem(str(error))
             return
         for target in targets:
             try:
                 write_atomically(target.path, render(target.type, self.result))
                 self.written.append((target.type, target.path))
             except OSError as error:
-                self.problems.append(f"{target.path}: the report cannot be written: {error.strerror}")
+                self._note_problem(f"{target.path}: the report cannot be written: {error.strerror}")
 
     def exit_status(self, status: int) -> int:
         """Return the exit code of the run: 4 for bad input or an unwritable target, 5 where nothing was checked."""
@@ -238,6 +238,12 @@ class GateSession:
         """Stop the workers."""
         self._gate.close()
 
+    def _note_problem(self, problem: str) -> None:
+        """Keep a problem for the terminal, once; names in it are not trusted."""
+        text = printable(problem)
+        if text not in self.problems:
+            self.problems.append(text)
+
     def _record_baselines(self) -> None:
         from pytest_weightwatcher.baseline import write_baseline
         from pytest_weightwatcher.planning import recorded_baseline
@@ -248,10 +254,8 @@ class GateSession:
                 continue
             unsound = self.results.unsound_layers(model)
             if unsound:
-                name = printable(unsound[0])
-                self.problems.append(
-                    f"{model.record_to}: not recorded: {name} of {model.name} fails its integrity check"
-                )
+                problem = f"not recorded: {unsound[0]} of {model.name} fails its integrity check"
+                self._note_problem(f"{model.record_to}: {problem}")
                 continue
             try:
                 entries = self.results.entries_of(model)
@@ -259,7 +263,7 @@ class GateSession:
                 write_baseline(model.record_to, baseline, tool_payload())
                 self.written.append(("baseline", model.record_to))
             except BaselineError as error:
-                self.problems.append(printable(str(error)))
+                self._note_problem(str(error))
 
     def _find_main_config(self, config: pytest.Config) -> Path:
         for folder in dict.fromkeys((self.invocation_folder, config.rootpath)):
@@ -282,5 +286,5 @@ def _share_of_cores(config: pytest.Config) -> int | None:
 def _is_filtered(config: pytest.Config) -> bool:
     """Tell whether the user chose some items: only then may a recording leave layers as they were."""
     option = config.option
-    is_chosen = any(getattr(option, name, None) for name in ("keyword", "markexpr", "deselect", "lf", "failedfirst"))
+    is_chosen = any(getattr(option, name, None) for name in ("keyword", "markexpr", "deselect", "lf"))
     return is_chosen or any("::" in argument for argument in config.args)

@@ -99,8 +99,8 @@ class Judgement:
         if self.value is None:
             # What a value beside its limit means says nothing about one that does not exist.
             meaning = meaning_of(INTEGRITY if self.check not in (ALPHA_REGRESSION, SPECTRUM_REGRESSION) else self.check)
-        if self.check == BASELINE_LAYERS and self.verdict is Verdict.WARN:
-            return meaning.above
+        if self.check == BASELINE_LAYERS:
+            return meaning.above if self.verdict is Verdict.WARN else meaning.below
         if self.check == ALPHA_REGRESSION:
             is_low = self.value is not None and self.baseline is not None and self.value < self.baseline
         else:

@@ -87,6 +87,13 @@ def test_layer_sets() -> None:
     assert judge_layer_set(compare_layer_sets(shapes, shapes), n_newly_excluded=1).verdict is Verdict.WARN
 
 
+def test_missing_and_new_layers_mean_different_things() -> None:
+    missing = judge_layer_set(compare_layer_sets({"a": (2, 2)}, {"a": (2, 2), "b": (3, 3)}))
+    new = judge_layer_set(compare_layer_sets({"a": (2, 2), "b": (3, 3)}, {"a": (2, 2)}))
+    assert "missing or have another shape" in missing.meaning
+    assert "nothing is known of how they changed" in new.meaning
+
+
 def entry_with(alpha: float, n_tail: int) -> BaselineEntry:
     return BaselineEntry(
         shape=(96, 64),
