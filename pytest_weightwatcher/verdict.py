@@ -18,7 +18,8 @@ from pytest_weightwatcher.checks import (
     Severity,
     meaning_of,
 )
-from spectral.power_law import MIN_EVALS, FitFailure, FitFailureReason, PowerLawFit
+from spectral.fits import FitFailure, FitFailureReason
+from spectral.power_law import MIN_EVALS, PowerLawFit
 from spectral.spectrum import SpectrumFailure
 
 if TYPE_CHECKING:

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
         describe,
     )
     from spectral.errors import ModelError, OptionError, SpectralError
+    from spectral.fits import FitFailure
     from spectral.loaders.opening import open_model
     from spectral.loaders.protocol import LayerType
-    from spectral.power_law import FitFailure, PowerLawFit, alpha_at_tail, fit_power_law
+    from spectral.power_law import PowerLawFit, alpha_at_tail, fit_power_law
     from spectral.spectrum import Spectrum, SpectrumFailure
 
 __version__ = "0.1.0"
@@ -29,7 +30,7 @@ _HOMES = {
     "Analysis": "analysis",
     "AnalysisOptions": "analysis",
     "Description": "analysis",
-    "FitFailure": "power_law",
+    "FitFailure": "fits",
     "LayerAnalysis": "analysis",
     "LayerType": "loaders.protocol",
     "ModelError": "errors",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from spectral.errors import OptionError
 from spectral.execution import run_all, single_threaded_blas
+from spectral.fits import FitFailure, FitFailureReason
 from spectral.loaders import open_model
 from spectral.metrics import (
     LAYER_METRICS,
@@ -19,7 +20,7 @@ from spectral.metrics import (
     summarise,
     training_warning,
 )
-from spectral.power_law import MIN_EVALS, FitFailure, FitFailureReason, PowerLawFit, fit_power_law
+from spectral.power_law import MIN_EVALS, PowerLawFit, fit_power_law
 from spectral.spectrum import Spectrum, SpectrumFailure, compute_spectrum
 from spectral.weights import MatrixSpec, ModelPlan, UnanalysedTensor, as_weight_matrix, plan_matrices
 

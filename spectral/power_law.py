@@ -7,10 +7,11 @@ SIAM Review 51 (2009) 661, equations 3.1 (exponent), 3.2 (its error) and 3.9 (di
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from spectral.fits import FitFailure, FitFailureReason
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,17 +32,6 @@ MIN_LOG_SPREAD = 1e-10
 
 _PROBES = 16
 _SLACK = 1e-12
-
-
-class FitFailureReason(str, Enum):
-    """Why there is no power-law fit."""
-
-    TOO_FEW_EIGENVALUES = "too_few_eigenvalues"
-    NO_SPECTRUM = "no_spectrum"
-    NO_SPREAD = "no_spread"
-
-    def __str__(self) -> str:
-        return self.value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,14 +58,6 @@ class PowerLawFit:
     xmax: float
     D: float
     n_tail: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FitFailure:
-    """There is no fit, and this is why."""
-
-    reason: FitFailureReason
-    detail: str
 
 
 def fit_power_law(evals: NDArray[np.float64], *, min_evals: int = MIN_EVALS) -> PowerLawFit | FitFailure:

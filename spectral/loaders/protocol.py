@@ -18,6 +18,13 @@ class LayerType(str, Enum):
     EMBEDDING = "embedding"
     CONV1D = "conv1d"
     CONV2D = "conv2d"
+    CONV3D = "conv3d"
+    RECURRENT = "recurrent"
+    ATTENTION = "attention"
+    EXPERT = "expert"
+    LORA = "lora"
+    STACKED = "stacked"
+    INTRA = "intra"
 
     def __str__(self) -> str:
         return self.value
@@ -39,6 +46,8 @@ class TensorInfo:
         What the framework says the tensor is. ``None`` where only names and shapes are known (files).
     refusal : str, optional
         Why the values cannot be analysed although the header is sound (a packed or quantised type).
+    max_rank : int, optional
+        The rank cannot exceed this (a product B·A of two thin factors): only so many eigenvalues are taken.
     """
 
     name: str
@@ -46,6 +55,7 @@ class TensorInfo:
     dtype: str
     role: LayerType | None = None
     refusal: str | None = None
+    max_rank: int | None = None
 
     @property
     def n_values(self) -> int:

@@ -15,8 +15,9 @@ import torch
 import spectral
 from spectral.analysis import EXCLUDED_BY_OPTION, AnalysisOptions, LayerAnalysis, analyze, describe
 from spectral.errors import ModelError, OptionError, SpectralError
+from spectral.fits import FitFailure
 from spectral.metrics import LAYER_METRICS
-from spectral.power_law import FitFailure, PowerLawFit
+from spectral.power_law import PowerLawFit
 from spectral.spectrum import Spectrum, SpectrumFailure
 from tests.core.builders import analyze_one, heavy_tailed, write_safetensors
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from spectral.analysis import Analysis, analyze
-from spectral.power_law import FitFailure, FitFailureReason
+from spectral.fits import FitFailure, FitFailureReason
 from tests.core.builders import heavy_tailed, with_singular_values
 from tests.core.oracle import OracleResult, module_tree, oracle_rows, run_oracle, with_weights
 

@@ -11,11 +11,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from spectral import power_law
+from spectral.fits import FitFailure, FitFailureReason
 from spectral.power_law import (
     EVALS_THRESHOLD,
     MIN_LOG_SPREAD,
-    FitFailure,
-    FitFailureReason,
     PowerLawFit,
     alpha_at_tail,
     fit_power_law,
