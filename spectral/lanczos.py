@@ -80,8 +80,8 @@ class _Krylov:
         """Return the ``n_values`` largest Ritz values with their errors."""
         from scipy.linalg import eigh_tridiagonal
 
-        values, weights = eigh_tridiagonal(self._diagonal[: self.size], self._off_diagonal[: self.size - 1])
-        values, weights = np.asarray(values[::-1], dtype=np.float64), weights[:, ::-1]
+        ascending, columns = eigh_tridiagonal(self._diagonal[: self.size], self._off_diagonal[: self.size - 1])
+        values, weights = np.asarray(ascending[::-1], dtype=np.float64), columns[:, ::-1]
         kept = min(n_values, self.size)
         residuals = np.abs(self._off_diagonal[self.size - 1] * weights[-1])
         if self.is_complete:
