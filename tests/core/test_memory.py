@@ -136,7 +136,7 @@ class TestModules:
     def test_shapes_that_a_file_would_misread(self) -> None:
         # A kernel larger than the channels: by shape alone this looks like a Keras kernel.
         (spec,) = describe(torch.nn.Conv2d(4, 5, 7)).matrices
-        assert (spec.rows, spec.columns, spec.rf, spec.kernel_first) == (5, 4, 49, False)
+        assert (spec.rows, spec.columns, spec.rf) == (5, 4, 49)
         # Three dimensions, but no convolution.
         (unanalysed,) = describe(torch.nn.Bilinear(12, 14, 20)).unanalysed
         assert unanalysed.name == "weight"

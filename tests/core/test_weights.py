@@ -31,30 +31,30 @@ def reason(tensor: TensorInfo) -> str:
 @pytest.mark.parametrize(
     ("tensor", "expected"),
     [
-        (info("fc.weight", 30, 20), ("dense", 30, 20, 1, False)),
-        (info("word_embeddings.weight", 30, 20), ("embedding", 30, 20, 1, False)),
-        (info("transformer.wte.weight", 30, 20), ("embedding", 30, 20, 1, False)),
-        (info("embed.out.weight", 30, 20, role=LayerType.DENSE), ("dense", 30, 20, 1, False)),
-        (info("table.weight", 30, 20, role=LayerType.EMBEDDING), ("embedding", 30, 20, 1, False)),
-        (info("c_attn.weight", 30, 20, role=LayerType.CONV1D), ("dense", 30, 20, 1, False)),
-        (info("pos_embed", 1, 197, 768), ("embedding", 197, 768, 1, False)),
-        (info("conv.weight", 30, 20, 5), ("conv1d", 30, 20, 5, False)),
-        (info("layer.weight", 30, 20, 16), ("conv1d", 30, 20, 16, False)),
-        (info("long_conv.weight", 30, 20, 400), ("conv1d", 30, 20, 400, False)),
-        (info("x.weight", 30, 20, 100, role=LayerType.CONV1D), ("conv1d", 30, 20, 100, False)),
-        (info("conv/kernel", 5, 20, 30), ("conv1d", 20, 30, 5, True)),
-        (info("conv.weight", 64, 32, 3, 3), ("conv2d", 64, 32, 9, False)),
-        (info("conv.weight", 2, 30, 3, 3), ("conv2d", 2, 30, 9, False)),
-        (info("conv.weight", 32, 3, 7, 7), ("conv2d", 32, 3, 49, False)),
-        (info("conv/kernel", 3, 3, 32, 64), ("conv2d", 32, 64, 9, True)),
-        (info("conv.weight", 5, 4, 7, 7, role=LayerType.CONV2D), ("conv2d", 5, 4, 49, False)),
-        (info("conv.weight", 8, 8, 8, 8), ("conv2d", 8, 8, 64, False)),
+        (info("fc.weight", 30, 20), ("dense", 30, 20, 1)),
+        (info("word_embeddings.weight", 30, 20), ("embedding", 30, 20, 1)),
+        (info("transformer.wte.weight", 30, 20), ("embedding", 30, 20, 1)),
+        (info("embed.out.weight", 30, 20, role=LayerType.DENSE), ("dense", 30, 20, 1)),
+        (info("table.weight", 30, 20, role=LayerType.EMBEDDING), ("embedding", 30, 20, 1)),
+        (info("c_attn.weight", 30, 20, role=LayerType.CONV1D), ("dense", 30, 20, 1)),
+        (info("pos_embed", 1, 197, 768), ("embedding", 197, 768, 1)),
+        (info("conv.weight", 30, 20, 5), ("conv1d", 30, 20, 5)),
+        (info("layer.weight", 30, 20, 16), ("conv1d", 30, 20, 16)),
+        (info("long_conv.weight", 30, 20, 400), ("conv1d", 30, 20, 400)),
+        (info("x.weight", 30, 20, 100, role=LayerType.CONV1D), ("conv1d", 30, 20, 100)),
+        (info("conv/kernel", 5, 20, 30), ("conv1d", 20, 30, 5)),
+        (info("conv.weight", 64, 32, 3, 3), ("conv2d", 64, 32, 9)),
+        (info("conv.weight", 2, 30, 3, 3), ("conv2d", 2, 30, 9)),
+        (info("conv.weight", 32, 3, 7, 7), ("conv2d", 32, 3, 49)),
+        (info("conv/kernel", 3, 3, 32, 64), ("conv2d", 32, 64, 9)),
+        (info("conv.weight", 5, 4, 7, 7, role=LayerType.CONV2D), ("conv2d", 5, 4, 49)),
+        (info("conv.weight", 8, 8, 8, 8), ("conv2d", 8, 8, 64)),
     ],
 )
-def test_layout(tensor: TensorInfo, expected: tuple[str, int, int, int, bool]) -> None:
+def test_layout(tensor: TensorInfo, expected: tuple[str, int, int, int]) -> None:
     found = spec(tensor)
-    layer_type, rows, columns, rf, _ = expected
-    assert (str(found.layer_type), found.rows, found.columns, found.rf, found.kernel_first) == expected
+    layer_type, rows, columns, rf = expected
+    assert (str(found.layer_type), found.rows, found.columns, found.rf) == expected
     assert found.rows * found.columns * found.rf == tensor.n_values
     assert (found.N, found.M, found.n_evals) == (max(rows, columns), min(rows, columns), min(rows, columns) * rf)
     assert max(rows, columns) / min(rows, columns) == found.Q
