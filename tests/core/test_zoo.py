@@ -67,9 +67,7 @@ def test_spectra(model: Any, analysis: Analysis) -> None:
         scale = 0.5 if layer.spec.layer_type == "conv2d" else 1.0
         assert isinstance(layer.spectrum, Spectrum)
         evals = evals_of(slices) * scale
-        np.testing.assert_allclose(
-            layer.spectrum.evals, evals, rtol=1e-6, atol=1e-6 * evals[-1], err_msg=layer.name
-        )
+        np.testing.assert_allclose(layer.spectrum.evals, evals, rtol=1e-6, atol=1e-6 * evals[-1], err_msg=layer.name)
         assert (layer.spec.rf, layer.spec.rows, layer.spec.columns) == (len(slices), *slices[0].shape)
 
 
