@@ -59,7 +59,7 @@ def open_keras(model: Any) -> MemorySource:
     values: dict[str, Any] = {}
     infos: dict[str, TensorInfo] = {}
     for variable, owner in _owners(model):
-        name = _free_name(variable, values)
+        name = _free_name(_path_of(variable, model), values)
         value = getattr(variable, "value", None)
         is_torch = is_torch_tensor(value)
         values[name] = value if is_torch else KerasVariable(variable=variable)
@@ -82,9 +82,17 @@ def _owners(model: Any) -> list[tuple[Any, Any]]:
     return [(variable, owners[key][1]) for key, variable in variables.items()]
 
 
-def _free_name(variable: Any, taken: Mapping[str, Any]) -> str:
-    """Return the path of a variable (its name before Keras 3), numbered where two layers share a name."""
+def _path_of(variable: Any, model: Any) -> str:
+    """Return the path of a variable (its name before Keras 3), without that of the model as a whole.
+
+    Only some models stand in it, and an unnamed one is numbered anew in each process.
+    """
     path = str(getattr(variable, "path", None) or variable.name).removesuffix(":0")
+    return path.removeprefix(f"{model.name}/") if hasattr(model, "layers") else path
+
+
+def _free_name(path: str, taken: Mapping[str, Any]) -> str:
+    """Return a path, numbered where two layers share a name."""
     name = path
     number = 1
     while name in taken:

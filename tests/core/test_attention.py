@@ -237,5 +237,5 @@ def test_a_module_has_its_config_with_it() -> None:
 
     model = torch.nn.ModuleDict({"query_key_value": torch.nn.Linear(24, 72)})
     assert [spec.name for spec in describe(model).matrices] == ["query_key_value"]
-    model.config = Config()  # type: ignore[assignment]
+    model.config = Config()  # type: ignore[assignment, unused-ignore]
     assert [spec.name for spec in describe(model).matrices] == [f"query_key_value.{letter}" for letter in "qkv"]

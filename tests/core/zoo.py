@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 TORCH_GATES = {"LSTM": "ifgo", "GRU": "rzn"}
 
 
-class Conv1D(torch.nn.Module):
+class Conv1D(torch.nn.Module):  # type: ignore[misc, unused-ignore]
     """GPT-2's dense layer, which stores (in, out); transformers calls it so."""
 
     def __init__(self, n_out: int, n_in: int) -> None:
@@ -22,7 +22,7 @@ class Conv1D(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.empty(n_in, n_out))
 
 
-class FusedExperts(torch.nn.Module):
+class FusedExperts(torch.nn.Module):  # type: ignore[misc, unused-ignore]
     """A mixture of experts with a stack of matrices in one parameter."""
 
     def __init__(self, n_experts: int, n_in: int, n_hidden: int) -> None:
