@@ -151,9 +151,8 @@ class TestTheSearch:
             elif low <= mode <= high <= grid[-1]:
                 inside = (low < grid) & (grid < high)
                 law = np.zeros(len(grid))
-                law[inside] = (
-                    N / M * np.sqrt((high - grid) * (grid - low))[inside] / (2 * np.pi * sigma**2 * grid[inside])
-                )
+                root = np.sqrt((high - grid[inside]) * (grid[inside] - low))
+                law[inside] = N / M * root / (2 * np.pi * sigma**2 * grid[inside])
             else:
                 return np.inf
             return float(np.sum((law - density) ** 2))
