@@ -20,6 +20,12 @@ EMBEDDING_WORDS = ("embed", "wte", "wpe", "lookup_table")
 MAX_KERNEL = 16
 """A trailing axis up to this length reads as a convolution kernel where nothing else tells."""
 
+CONV2D_SCALE = math.sqrt(0.5)
+"""``w_norm`` of a pooled 2-D convolution, as the incumbent has it."""
+
+_KEPT_ROLES = (LayerType.EMBEDDING, LayerType.STACKED, LayerType.INTRA)
+"""Two-dimensional tensors with another role than these are dense."""
+
 _WEIGHT_SUFFIX = ".weight"
 
 
@@ -47,6 +53,10 @@ class MatrixSpec:
         Receptive field: the number of slices, 1 for anything but a convolution.
     kernel_first : bool
         Keras order (k1, .., kd, in, out) instead of (out, in, k1, .., kd).
+    slice_id : int, optional
+        Only this slice of the convolution, from 0; None pools all of them.
+    scale : float
+        Factor on every slice before its spectrum is taken (``w_norm``).
     """
 
     index: int
@@ -59,6 +69,8 @@ class MatrixSpec:
     columns: int
     rf: int = 1
     kernel_first: bool = False
+    slice_id: int | None = None
+    scale: float = 1.0
 
     @property
     def N(self) -> int:
@@ -76,17 +88,22 @@ class MatrixSpec:
         return self.N / self.M
 
     @property
-    def n_evals(self) -> int:
-        """Number of eigenvalues of the pooled spectrum, M times rf."""
-        return self.M * self.rf
+    def n_slices(self) -> int:
+        """Number of slices that are analysed together: rf, or 1 where the spec is one slice."""
+        return self.rf if self.slice_id is None else 1
 
     @property
-    def scale(self) -> float:
-        """Factor on every slice before its spectrum is taken (``w_norm``).
+    def n_evals(self) -> int:
+        """Number of eigenvalues of the pooled spectrum, M times the number of slices."""
+        return self.M * self.n_slices
 
-        For a 2-D convolution √(1/2), as the incumbent has it for pooled slices; otherwise 1.
+    @property
+    def spectral_power(self) -> int:
+        """Which power of the singular values is the spectrum: 2, but 1 for a product of two layers.
+
+        Such a product is a correlation matrix already, as WᵀW is (parity).
         """
-        return math.sqrt(0.5) if self.layer_type is LayerType.CONV2D else 1.0
+        return 1 if self.layer_type is LayerType.INTRA else 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +151,7 @@ class WeightMatrix:
     ----------
     spec : MatrixSpec
         What the values are.
-    slices : ndarray, shape (rf, rows, columns)
+    slices : ndarray, shape (n_slices, rows, columns)
         A read-only view of the stored tensor.
     """
 
@@ -188,6 +205,7 @@ def plan_matrices(tensors: Iterable[TensorInfo]) -> ModelPlan:
                 columns=layout.columns,
                 rf=layout.rf,
                 kernel_first=layout.kernel_first,
+                scale=CONV2D_SCALE if layout.layer_type is LayerType.CONV2D else 1.0,
             )
         )
         n_analysed += info.n_values
@@ -217,6 +235,8 @@ def as_weight_matrix(spec: MatrixSpec, values: NDArray[Any]) -> WeightMatrix:
         slices = values.reshape(spec.rf, spec.rows, spec.columns)
     else:
         slices = np.moveaxis(values.reshape(spec.rows, spec.columns, spec.rf), 2, 0)
+    if spec.slice_id is not None:
+        slices = slices[spec.slice_id : spec.slice_id + 1]
     slices = slices.view()
     slices.flags.writeable = False
     return WeightMatrix(spec=spec, slices=slices)
@@ -257,7 +277,7 @@ def _by_shape(info: TensorInfo) -> _Layout | str:
 
 def _two_dimensional_type(info: TensorInfo) -> LayerType:
     if info.role is not None:
-        return info.role if info.role is LayerType.EMBEDDING else LayerType.DENSE
+        return info.role if info.role in _KEPT_ROLES else LayerType.DENSE
     is_embedding = any(word in info.name.lower() for word in EMBEDDING_WORDS)
     return LayerType.EMBEDDING if is_embedding else LayerType.DENSE
 
