@@ -1,7 +1,7 @@
 """The singular values of a 2-D convolution as a linear operator on images.
 
-A convolution with circular boundaries on an n1 x n2 image is block-circulant, so that the 2-D Fourier transform over the
-positions takes it apart: its singular values are those of the out x in matrices
+A convolution with circular boundaries on an n1 x n2 image is block-circulant, so that the 2-D Fourier transform over
+the positions takes it apart: its singular values are those of the out x in matrices
 ``P(u, v) = Σ_ab W[:, :, a, b] exp(-2πi(ua/n1 + vb/n2))``, one for each frequency (Sedghi, Gupta and Long, ICLR 2019,
 arXiv 1805.10408, theorem 6).
 
@@ -21,7 +21,7 @@ from spectral.spectrum import BLOCK_VALUES, GRAM_FLOOR, Spectrum, SpectrumFailur
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from spectral.weights import WeightMatrix
+    from spectral.weights import MatrixSpec, WeightMatrix
 
 GRID = 32
 """Side of the image, as in the incumbent. A kernel that is longer takes an image of its own length."""
@@ -52,11 +52,11 @@ def conv2d_operator_spectrum(matrix: WeightMatrix, *, grid: int = GRID) -> Spect
         The matrix is not a whole 2-D convolution, or the grid has no points.
     """
     spec = matrix.spec
-    kernel = spec.shape[:2] if spec.kernel_first else spec.shape[-2:]
-    if len(spec.shape) != 4 or kernel[0] * kernel[1] != len(matrix.slices):
-        raise ValueError(f"{spec.name}: expected all slices of a 2-D convolution, got {matrix.slices.shape}")
     if grid < 1:
         raise ValueError(f"{spec.name}: the grid must have at least 1 point a side, got {grid}")
+    kernel = _kernel_of(spec)
+    if kernel[0] * kernel[1] != len(matrix.slices):
+        raise ValueError(f"{spec.name}: expected all slices of a 2-D convolution, got {matrix.slices.shape}")
     if not np.all(np.isfinite(matrix.slices)) or not np.any(matrix.slices):
         return compute_spectrum(matrix)
     shape = (max(grid, kernel[0]), max(grid, kernel[1]))
@@ -68,6 +68,14 @@ def conv2d_operator_spectrum(matrix: WeightMatrix, *, grid: int = GRID) -> Spect
     except OverflowError as error:
         return SpectrumFailure(kind="overflow", detail=str(error))
     return _pooled(matrix, singular * spec.scale, counts)
+
+
+def _kernel_of(spec: MatrixSpec) -> tuple[int, int]:
+    """Return the lengths of the two axes that the slices run over."""
+    if len(spec.shape) != 4:
+        raise ValueError(f"{spec.name}: expected a 2-D convolution, got the shape {spec.shape}")
+    first, second = spec.shape[:2] if spec.kernel_first else spec.shape[2:]
+    return first, second
 
 
 def _pooled(
@@ -110,10 +118,9 @@ def _phases(kernel: tuple[int, ...], shape: tuple[int, int], frequencies: NDArra
     """Return the angle 2π(ua/n1 + vb/n2) of each frequency and kernel position (a, b), positions in C order."""
     a, b = np.divmod(np.arange(kernel[0] * kernel[1]), kernel[1])
     # Whole turns are taken off before the division: an exact angle for every frequency.
-    turns = (np.outer(frequencies[:, 0], a) % shape[0]) / shape[0] + (
-        np.outer(frequencies[:, 1], b) % shape[1]
-    ) / shape[1]
-    return 2.0 * np.pi * turns
+    along_first = (np.outer(frequencies[:, 0], a) % shape[0]) / shape[0]
+    along_second = (np.outer(frequencies[:, 1], b) % shape[1]) / shape[1]
+    return np.asarray(2.0 * np.pi * (along_first + along_second), dtype=np.float64)
 
 
 def _singular_values(slices: NDArray[Any], angles: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -161,4 +168,4 @@ def complex_singular_values(matrices: NDArray[np.complex128]) -> NDArray[np.floa
     singular = np.sqrt(np.maximum(evals, 0.0))
     for index in np.flatnonzero(evals[:, 0] <= GRAM_FLOOR * evals[:, -1]):
         singular[index] = np.linalg.svd(tall[index], compute_uv=False)[::-1]
-    return singular
+    return np.asarray(singular, dtype=np.float64)

@@ -17,14 +17,13 @@ from spectral.errors import OptionError
 from spectral.loaders.protocol import LayerType
 from spectral.selection import LeftOut
 from spectral.spectrum import Spectrum, SpectrumFailure, compute_spectrum
-from spectral.weights import WeightMatrix
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
-    from spectral.weights import MatrixSpec
+    from spectral.weights import MatrixSpec, WeightMatrix
 
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -177,7 +176,7 @@ def form_slices(slices: NDArray[Any], options: FormOptions) -> NDArray[Any]:
 
 def form_matrix(matrix: WeightMatrix, options: FormOptions) -> WeightMatrix:
     """Return the matrix in the form that is analysed (and randomised, and fitted)."""
-    return WeightMatrix(spec=matrix.spec, slices=form_slices(matrix.slices, options))
+    return replace(matrix, slices=form_slices(matrix.slices, options))
 
 
 def compute_formed_spectrum(matrix: WeightMatrix, options: FormOptions) -> Spectrum | SpectrumFailure:
@@ -197,8 +196,8 @@ def form_spectrum(spectrum: Spectrum, spec: MatrixSpec, options: FormOptions) ->
     Returns
     -------
     Spectrum or SpectrumFailure
-        With ``inverse``, ``evals`` holds 1/λ ascending, while ``sv_max``, ``sv_min`` and ``rank_loss`` remain those of the
-        matrix (parity). A failure of kind ``singular`` where σ <= max σ·N·eps for some σ: what is zero to
+        With ``inverse``, ``evals`` holds 1/λ ascending, while ``sv_max``, ``sv_min`` and ``rank_loss`` remain those
+        of the matrix (parity). A failure of kind ``singular`` where σ <= max σ·N·eps for some σ: what is zero to
         rounding has no inverse, and 1/λ would be the largest eigenvalue of all.
     """
     if options.inverse and spectrum.rank_loss > 0:
@@ -213,7 +212,7 @@ def _as_correlation(spectrum: Spectrum) -> Spectrum:
     evals = np.sqrt(spectrum.evals)
     singular = np.sqrt(evals)
     tolerance = singular[-1] * (spectrum.N * _EPS)
-    return _with(
+    return replace(
         spectrum,
         evals=evals,
         sv_max=math.sqrt(spectrum.sv_max),
@@ -227,8 +226,4 @@ def _inverted(spectrum: Spectrum) -> Spectrum | SpectrumFailure:
         evals = np.divide(1.0, spectrum.evals[::-1])
     if not np.isfinite(evals[-1]):
         return SpectrumFailure(kind="overflow", detail="the inverses of the eigenvalues exceed the range of float64")
-    return _with(spectrum, evals=evals)
-
-
-def _with(spectrum: Spectrum, **changes: Any) -> Spectrum:
-    return replace(spectrum, **changes)
+    return replace(spectrum, evals=evals)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -159,12 +159,14 @@ def intra_source(
         raise OptionError(f"{source.label}: intra needs at least two layers, {len(chosen)} selected")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise OptionError(f"seed must be an integer of at least 0, got {seed!r}")
-    pairs: list[LayerPair] = []
-    unaligned: list[UnalignedPair] = []
-    for first, second in pairwise(chosen):
-        found = _pair(first, second)
-        (pairs if isinstance(found, LayerPair) else unaligned).append(found)  # type: ignore[arg-type]
-    return IntraSource(source=source, pairs=tuple(pairs), unaligned=tuple(unaligned), sparsify=sparsify, seed=seed)
+    found = [_pair(first, second) for first, second in pairwise(chosen)]
+    return IntraSource(
+        source=source,
+        pairs=tuple(pair for pair in found if isinstance(pair, LayerPair)),
+        unaligned=tuple(pair for pair in found if isinstance(pair, UnalignedPair)),
+        sparsify=sparsify,
+        seed=seed,
+    )
 
 
 def _pair(first: MatrixSpec, second: MatrixSpec) -> LayerPair | UnalignedPair:
@@ -180,7 +182,7 @@ def _pair(first: MatrixSpec, second: MatrixSpec) -> LayerPair | UnalignedPair:
 
 
 def _other_side(spec: MatrixSpec, shared: int) -> int:
-    return spec.N if spec.M == shared else spec.M
+    return spec.N if shared == spec.M else spec.M
 
 
 def _product(

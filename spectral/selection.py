@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from numbers import Integral
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spectral.errors import OptionError
 from spectral.loaders.protocol import LayerType
@@ -54,7 +54,7 @@ class Selection:
     layers: tuple[int | str, ...] = ()
     min_evals: int | None = None
     max_evals: int | None = None
-    max_N: int | None = None
+    max_N: int | None = None  # noqa: N815  N is the name of the field
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", _entries(self.layers))
@@ -128,23 +128,23 @@ def select_matrices(
     return tuple(kept), tuple(left_out)
 
 
-def _entries(layers: object) -> tuple[int | str, ...]:
+def _entries(layers: Any) -> tuple[int | str, ...]:
     """Return the entries as plain ints and strings; one entry need not be in a list."""
     if layers is None:
         return ()
     if isinstance(layers, (str, Integral)):
         layers = (layers,)
     try:
-        found = tuple(layers)  # type: ignore[arg-type]
+        found = tuple(layers)
     except TypeError:
         raise OptionError(f"layers must be ids and names, got {layers!r}") from None
     return tuple(_entry(item) for item in found)
 
 
-def _entry(item: object) -> int | str:
+def _entry(item: Any) -> int | str:
     if isinstance(item, str) and item.removeprefix("-"):
         return str(item.value) if isinstance(item, LayerType) else str(item)
-    if isinstance(item, Integral) and not isinstance(item, bool):
+    if not isinstance(item, bool) and isinstance(item, Integral):
         return int(item)
     raise OptionError(f"layers must hold ids and names, got {item!r} ({type(item).__name__})")
 
@@ -157,8 +157,8 @@ def _check_ids(ids: list[int]) -> None:
         )
 
 
-def _check_limit(name: str, value: object, least: int) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < least):
+def _check_limit(name: str, value: Any, least: int) -> None:
+    if value is not None and (type(value) is bool or not isinstance(value, Integral) or int(value) < least):
         raise OptionError(f"{name} must be an integer of at least {least} or None, got {value!r}")
 
 
@@ -222,6 +222,6 @@ def _beyond_limit(spec: MatrixSpec, selection: Selection, forms: FormOptions | N
         return f"{spec.n_evals} eigenvalues, fewer than min_evals = {selection.min_evals}"
     if not is_operator and selection.max_evals and spec.n_evals > selection.max_evals:
         return f"{spec.n_evals} eigenvalues, more than max_evals = {selection.max_evals}"
-    if selection.max_N is not None and spec.N > selection.max_N:
+    if selection.max_N is not None and selection.max_N < spec.N:
         return f"N = {spec.N} is above max_N = {selection.max_N}"
     return None

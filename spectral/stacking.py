@@ -139,4 +139,4 @@ def _standardised(block: NDArray[np.float64]) -> NDArray[np.float64]:
     constant = lacking[np.all(block[:, lacking] == block[0, lacking], axis=0)]
     centred[:, constant] = 0.0
     scale[constant] = 1.0
-    return np.divide(centred, scale)
+    return np.asarray(centred / scale, dtype=np.float64)
