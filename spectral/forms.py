@@ -191,7 +191,7 @@ def compute_formed_spectrum(matrix: WeightMatrix, options: FormOptions) -> Spect
 
 
 def form_spectrum(spectrum: Spectrum, spec: MatrixSpec, options: FormOptions) -> Spectrum | SpectrumFailure:
-    """Take singular values for eigenvalues where the spec says so, and invert the spectrum where the options do.
+    """Cut the spectrum at the largest possible rank, take σ for λ where the spec says so, and invert where asked.
 
     Returns
     -------
@@ -200,11 +200,20 @@ def form_spectrum(spectrum: Spectrum, spec: MatrixSpec, options: FormOptions) ->
         of the matrix (parity). A failure of kind ``singular`` where σ <= max σ·N·eps for some σ: what is zero to
         rounding has no inverse, and 1/λ would be the largest eigenvalue of all.
     """
-    if options.inverse and spectrum.rank_loss > 0:
-        detail = f"{spectrum.rank_loss} of {len(spectrum.evals)} singular values are zero to rounding: no inverse"
+    formed = spectrum if spec.max_rank is None else _cut_at_rank(spectrum, spec.n_evals)
+    if options.inverse and formed.rank_loss > 0:
+        detail = f"{formed.rank_loss} of {len(formed.evals)} singular values are zero to rounding: no inverse"
         return SpectrumFailure(kind="singular", detail=detail)
-    formed = _as_correlation(spectrum) if spec.spectral_power == 1 else spectrum
+    if spec.spectral_power == 1:
+        formed = _as_correlation(formed)
     return _inverted(formed) if options.inverse else formed
+
+
+def _cut_at_rank(spectrum: Spectrum, n_evals: int) -> Spectrum:
+    """Drop the eigenvalues that are zero by construction; they are no loss of rank."""
+    n_cut = max(0, len(spectrum.evals) - n_evals)
+    evals = spectrum.evals[n_cut:].copy()
+    return replace(spectrum, evals=evals, sv_min=math.sqrt(evals[0]), rank_loss=max(0, spectrum.rank_loss - n_cut))
 
 
 def _as_correlation(spectrum: Spectrum) -> Spectrum:

@@ -57,6 +57,8 @@ class MatrixSpec:
         Only this slice of the convolution, from 0; None pools all of them.
     scale : float
         Factor on every slice before its spectrum is taken (``w_norm``).
+    max_rank : int, optional
+        What the rank cannot exceed; only so many eigenvalues are counted.
     """
 
     index: int
@@ -71,6 +73,7 @@ class MatrixSpec:
     kernel_first: bool = False
     slice_id: int | None = None
     scale: float = 1.0
+    max_rank: int | None = None
 
     @property
     def N(self) -> int:
@@ -94,8 +97,8 @@ class MatrixSpec:
 
     @property
     def n_evals(self) -> int:
-        """Number of eigenvalues of the pooled spectrum, M times the number of slices."""
-        return self.M * self.n_slices
+        """Number of eigenvalues of the pooled spectrum, M (or the largest possible rank) times the number of slices."""
+        return min(self.M, self.max_rank or self.M) * self.n_slices
 
     @property
     def spectral_power(self) -> int:
@@ -206,6 +209,7 @@ def plan_matrices(tensors: Iterable[TensorInfo]) -> ModelPlan:
                 rf=layout.rf,
                 kernel_first=layout.kernel_first,
                 scale=CONV2D_SCALE if layout.layer_type is LayerType.CONV2D else 1.0,
+                max_rank=info.max_rank,
             )
         )
         n_analysed += info.n_values
