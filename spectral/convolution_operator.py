@@ -43,7 +43,7 @@ def conv2d_operator_spectrum(matrix: WeightMatrix, *, grid: int = GRID) -> Spect
     -------
     Spectrum or SpectrumFailure
         M eigenvalues at each of the n1·n2 frequencies, pooled, times the square of the spec's scale; ``rf`` counts the
-        frequencies. Since every frequency but the real ones comes with its conjugate, nearly all
+        frequencies, and ``rank_loss`` the σ <= max σ·N·n1·n2·eps of the whole operator. Since every frequency but the real ones comes with its conjugate, nearly all
         eigenvalues are double. Failures are those of :func:`~spectral.spectrum.compute_spectrum`.
 
     Raises
@@ -85,7 +85,8 @@ def _pooled(
     evals = np.sort(np.repeat(singular * singular, counts, axis=0).ravel())
     if evals[-1] < np.finfo(np.float64).tiny:
         return SpectrumFailure(kind="underflow", detail="the squares of the values vanish in the range of float64")
-    is_zero = singular <= singular[:, -1:] * (spec.N * _EPS)
+    # All frequencies are one matrix of N·n1·n2 rows: a frequency that the kernel does not see counts as lost.
+    is_zero = singular <= singular.max() * (spec.N * int(counts.sum()) * _EPS)
     used = matrix.slices != 0
     return Spectrum(
         evals=evals,
