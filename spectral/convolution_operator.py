@@ -43,8 +43,9 @@ def conv2d_operator_spectrum(matrix: WeightMatrix, *, grid: int = GRID) -> Spect
     -------
     Spectrum or SpectrumFailure
         M eigenvalues at each of the n1·n2 frequencies, pooled, times the square of the spec's scale; ``rf`` counts the
-        frequencies, and ``rank_loss`` the σ <= max σ·N·n1·n2·eps of the whole operator. Since every frequency but the real ones comes with its conjugate, nearly all
-        eigenvalues are double. Failures are those of :func:`~spectral.spectrum.compute_spectrum`.
+        frequencies, and ``rank_loss`` the σ <= max σ·N·n1·n2·eps of the whole operator. Since every frequency but
+        the real ones comes with its conjugate, nearly all eigenvalues are double. Failures are those of
+        :func:`~spectral.spectrum.compute_spectrum`.
 
     Raises
     ------

@@ -166,7 +166,7 @@ class TestLimits:
             ({"max_N": 299}, 0, "N = 300 is above max_N = 299"),
         ],
     )
-    def test_reason(self, limits: dict[str, int], index: int, reason: str) -> None:
+    def test_reason(self, limits: dict[str, Any], index: int, reason: str) -> None:
         _, left_out = select_matrices(SPECS, Selection(**limits))
         reasons = {each.spec.index: each for each in left_out}
         assert (reasons[index].reason, reasons[index].by_choice) == (reason, False)
@@ -193,7 +193,7 @@ class TestLimits:
 
     @pytest.mark.parametrize("pool", [True, False], ids=["pooled", "slices"])
     @pytest.mark.parametrize("limits", [{"min_evals": 13}, {"min_evals": 21}, {"max_evals": 30}, {"max_N": 60}])
-    def test_what_the_incumbent_keeps(self, limits: dict[str, int], pool: bool) -> None:
+    def test_what_the_incumbent_keeps(self, limits: dict[str, Any], pool: bool) -> None:
         import torch
 
         torch.manual_seed(0)
