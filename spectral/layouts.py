@@ -12,6 +12,9 @@ from spectral.parts import Part, channels_last_kernel, equal_columns, equal_rows
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_KEPT_ROLES = (LayerType.EMBEDDING, LayerType.ATTENTION, LayerType.LORA, LayerType.STACKED, LayerType.INTRA)
+"""Two-dimensional tensors with another role than these are dense."""
+
 EMBEDDING_WORDS = ("embed", "wte", "wpe", "lookup_table")
 """A two-dimensional tensor with one of these in its name is an embedding."""
 
@@ -107,7 +110,7 @@ def _by_shape(info: TensorInfo) -> tuple[Part, ...] | str:
 
 def _two_dimensional_type(info: TensorInfo) -> LayerType:
     if info.role is not None:
-        return info.role if info.role in (LayerType.EMBEDDING, LayerType.ATTENTION) else LayerType.DENSE
+        return info.role if info.role in _KEPT_ROLES else LayerType.DENSE
     is_embedding = any(word in info.name.lower() for word in EMBEDDING_WORDS)
     return LayerType.EMBEDDING if is_embedding else LayerType.DENSE
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import rel_entr
 
 from spectral.rescaling import check_evals
 
@@ -107,6 +106,8 @@ def jensen_shannon_distance(evals: NDArray[np.float64], rand_evals: NDArray[np.f
     Permuting the elements keeps ‖W‖_F and with it the total, so that m is the mean of p and q. Where totals differ
     (spectra of inverses) the larger weighs more in m, as in the incumbent, and this is no longer a metric.
     """
+    from scipy.special import rel_entr
+
     check_evals(evals)
     check_evals(rand_evals, "rand_evals")
     if len(evals) != len(rand_evals):

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 _WEIGHT_SUFFIXES = (".weight", "/kernel", "/embeddings")
 """What a tensor's name has beyond its layer's: torch, Keras, and Keras's embeddings."""
 
+CONV2D_SCALE = math.sqrt(0.5)
+"""``w_norm`` of a pooled 2-D convolution, as the incumbent has it."""
+
 _VECTORS = "only vectors: each slice has a single row or column, so no spectrum"
 
 
@@ -51,6 +54,12 @@ class MatrixSpec:
         layer, otherwise 1.
     part : Part
         How the slices are cut out of the tensor.
+    slice_id : int, optional
+        Only this slice of the convolution, from 0; None pools all of them.
+    scale : float
+        Factor on every slice before its spectrum is taken (``w_norm``).
+    max_rank : int, optional
+        What the rank cannot exceed; only so many eigenvalues are counted.
     """
 
     index: int
@@ -63,6 +72,9 @@ class MatrixSpec:
     columns: int
     rf: int = 1
     part: Part = field(repr=False)
+    slice_id: int | None = None
+    scale: float = 1.0
+    max_rank: int | None = None
 
     @property
     def N(self) -> int:
@@ -80,17 +92,27 @@ class MatrixSpec:
         return self.N / self.M
 
     @property
-    def n_evals(self) -> int:
-        """Number of eigenvalues of the pooled spectrum, M times rf."""
-        return self.M * self.rf
+    def kernel_first(self) -> bool:
+        """Whether the kernel's axes come before those of rows and columns, as in Keras."""
+        return bool(self.part.slice_axes) and self.part.slice_axes[0] == 0 and self.part.fold == self.shape
 
     @property
-    def scale(self) -> float:
-        """Factor on every slice before its spectrum is taken (``w_norm``).
+    def n_slices(self) -> int:
+        """Number of slices that are analysed together: rf, or 1 where the spec is one slice."""
+        return self.rf if self.slice_id is None else 1
 
-        For a 2-D convolution √(1/2), as the incumbent has it for pooled slices; otherwise 1.
+    @property
+    def n_evals(self) -> int:
+        """Number of eigenvalues of the pooled spectrum, M (or the largest possible rank) times the number of slices."""
+        return min(self.M, self.max_rank or self.M) * self.n_slices
+
+    @property
+    def spectral_power(self) -> int:
+        """Which power of the singular values is the spectrum: 2, but 1 for a product of two layers.
+
+        Such a product is a correlation matrix already, as WᵀW is (parity).
         """
-        return math.sqrt(0.5) if self.layer_type is LayerType.CONV2D else 1.0
+        return 1 if self.layer_type is LayerType.INTRA else 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,11 +175,12 @@ class WeightMatrix:
     ----------
     spec : MatrixSpec
         What the values are.
-    slices : ndarray, shape (rf, rows, columns)
+    slices : ndarray, shape (n_slices, rows, columns)
         Read-only; a view of the stored tensor where numpy can make one (of all but grouped and interleaved kinds).
     values : ndarray
         The same values C-ordered: the tensor as stored, or the matrix or matrices of one part of it. Equal
-        matrices have equal bytes and shapes here, whether they were fused with others or not.
+        matrices have equal bytes and shapes here, whether they were fused with others or not. Of one slice
+        (``slice_id``) it is the slice alone.
     """
 
     spec: MatrixSpec
@@ -202,6 +225,8 @@ def plan_matrices(tensors: Iterable[TensorInfo]) -> ModelPlan:
                 columns=part.columns,
                 rf=part.rf,
                 part=part,
+                scale=CONV2D_SCALE if part.layer_type is LayerType.CONV2D else 1.0,
+                max_rank=info.max_rank,
             )
             matrices.append(spec)
     counted = (info for info in infos.values() if info.dtype not in INDEX_DTYPES and info.counted_in is None)
@@ -238,10 +263,12 @@ def _cut(spec: MatrixSpec, values: NDArray[Any]) -> WeightMatrix:
     import numpy as np
 
     slices = spec.part.cut(values).view()
+    if spec.slice_id is not None:
+        slices = slices[spec.slice_id : spec.slice_id + 1]
     slices.flags.writeable = False
-    if spec.part.window is not None:
+    if spec.part.window is not None or spec.slice_id is not None:
         # Not the tensor's shape, but the matrix's own: Q is then the same matrix as a Q that was stored alone.
-        values = np.ascontiguousarray(slices[0] if spec.rf == 1 else slices)
+        values = np.ascontiguousarray(slices[0] if len(slices) == 1 else slices)
     return WeightMatrix(spec=spec, slices=slices, values=values)
 
 

@@ -118,6 +118,15 @@ def hand_cut(model: Any) -> dict[str, list[NDArray[Any]]]:
             elif "weight" in parameter:
                 for gate, block in zip(gates, weight.chunk(len(gates)), strict=True):
                     add(f"{name}.{parameter}.{gate}", block)
+    _add_attention(model, add)
+    for name in ("gate_up_proj", "down_proj"):
+        for index, expert in enumerate(getattr(model["experts"], name)):
+            add(f"experts.{name}.{index}", expert)
+    _add_wrapped(model, add)
+    return cuts
+
+
+def _add_attention(model: Any, add: Any) -> None:
     attention, cross = model["attention"], model["cross_attention"]
     for letter, block in zip("qkv", attention.in_proj_weight.chunk(3), strict=True):
         add(f"attention.in_proj_weight.{letter}", block)
@@ -128,11 +137,6 @@ def hand_cut(model: Any) -> dict[str, list[NDArray[Any]]]:
         add(f"c_attn.{letter}", block)
     for letter, block in zip("qkv", model["qkv"].weight.chunk(3), strict=True):
         add(f"qkv.{letter}", block)
-    for name in ("gate_up_proj", "down_proj"):
-        for index, expert in enumerate(getattr(model["experts"], name)):
-            add(f"experts.{name}.{index}", expert)
-    _add_wrapped(model, add)
-    return cuts
 
 
 def _add_wrapped(model: Any, add: Any) -> None:
