@@ -130,7 +130,7 @@ def test_complex_singular_values_are_resolved() -> None:
     rng = np.random.default_rng(0)
     left, _ = np.linalg.qr(rng.standard_normal((9, 4)) + 1j * rng.standard_normal((9, 4)))
     right, _ = np.linalg.qr(rng.standard_normal((4, 4)) + 1j * rng.standard_normal((4, 4)))
-    singular = np.array([1e-9, 1e-4, 0.3, 2.0])
+    singular = np.array([2e-6, 1e-4, 0.3, 2.0])
     matrices = np.stack([(left * singular) @ right, ((left * singular) @ right * 3.0)])
     expected = np.stack([singular, 3 * singular])
     np.testing.assert_allclose(complex_singular_values(matrices), expected, rtol=1e-6)

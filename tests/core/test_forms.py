@@ -81,6 +81,7 @@ class TestParity:
             assert (row["longname"], row["N"], row["M"], row["rf"]) == (spec.name, spec.N, spec.M, spec.rf)
             assert row["num_evals"] == spec.n_evals == len(spectrum.evals)
             assert row.get("slice_id") == spec.slice_id
+            assert spectrum.rf == (spec.rf if spec.slice_id is None else 1)
             # numpy transforms float32, which the incumbent gives it, in single precision.
             assert_same_row(spectrum, row, smallest=1e-4 if "fft" in options else 0.0)
 

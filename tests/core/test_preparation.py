@@ -67,6 +67,13 @@ def test_the_seed_reaches_the_products() -> None:
     assert not np.array_equal(first, other)
 
 
+def test_the_products_are_plain_where_asked() -> None:
+    prepared = prepare(TENSORS, Selection(min_evals=4), seed=1, intra=True, sparsify=False)
+    first, second = TENSORS["embed.weight"], TENSORS["conv.weight"][:, :, 0, 0]
+    expected = first @ second / (np.linalg.norm(first) * np.linalg.norm(second))
+    np.testing.assert_allclose(prepared.source.load("0 X 1"), expected, rtol=1e-12)
+
+
 def test_glorot_fix_reaches_the_views() -> None:
     (spec,) = prepare(TENSORS, stacked=True, glorot_fix=True).specs
     assert spec.scale == pytest.approx(np.sqrt((spec.N + spec.M) / 2))
