@@ -177,7 +177,7 @@ def alpha_at_tail(evals: NDArray[np.float64], n_tail: int) -> float | None:
     ValueError
         The eigenvalues are not one-dimensional, ascending and finite.
     """
-    _check_evals(evals)
+    check_evals(evals)
     if n_tail < 2 or len(evals) < n_tail or not evals[-n_tail] > EVALS_THRESHOLD:
         return None
     log_x = np.log(evals[-n_tail:])
@@ -188,7 +188,8 @@ def alpha_at_tail(evals: NDArray[np.float64], n_tail: int) -> float | None:
     return 1.0 + n_fitted / total
 
 
-def _check_evals(evals: NDArray[np.float64]) -> None:
+def check_evals(evals: NDArray[np.float64]) -> None:
+    """Raise ValueError unless the eigenvalues are one-dimensional, ascending and finite."""
     if evals.ndim != 1 or not bool(np.isfinite(evals).all()) or bool(np.any(evals[1:] < evals[:-1])):
         raise ValueError(f"evals must be one-dimensional, ascending and finite, got an array of shape {evals.shape}")
 
@@ -197,7 +198,7 @@ def _candidates(
     evals: NDArray[np.float64], min_evals: int, xmin_range: tuple[float, float] | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.intp]] | FitFailure:
     """Return the values that are fitted, their logarithms and exponents, and where a tail may begin."""
-    _check_evals(evals)
+    check_evals(evals)
     if len(evals) < min_evals:
         return _too_few(f"{len(evals)} eigenvalues, at least {min_evals} are needed for a fit")
     x = np.asarray(evals[evals > EVALS_THRESHOLD], dtype=np.float64)
