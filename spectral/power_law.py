@@ -121,10 +121,11 @@ def fit_power_law(
     looked at at ever more points and evaluated in full in the order of that bound, and only while they could
     still win, which leaves the result as the full scan has it.
     """
-    candidates = _candidates(evals, min_evals, xmin_range)
+    candidates = power_law_candidates(evals, min_evals, xmin_range)
     if isinstance(candidates, FitFailure):
         return candidates
-    x, log_x, alphas, starts = candidates
+    x, log_x, starts = candidates.x, candidates.log_x, candidates.starts
+    alphas = _exponents(log_x)
     best, distance = _first_smallest_distance(log_x, alphas, starts)
     n = len(x)
     n_tail = n - best
@@ -146,10 +147,11 @@ def power_law_profile(evals: NDArray[np.float64], *, min_evals: int = MIN_EVALS)
 
     Parameters, errors and failures are those of :func:`fit_power_law`; its fit is the first smallest distance here.
     """
-    candidates = _candidates(evals, min_evals, None)
+    candidates = power_law_candidates(evals, min_evals, None)
     if isinstance(candidates, FitFailure):
         return candidates
-    x, log_x, alphas, starts = candidates
+    x, log_x, starts = candidates.x, candidates.log_x, candidates.starts
+    alphas = _exponents(log_x)
     distances = [_distance(log_x, float(alphas[start]), int(start)) for start in starts]
     return PowerLawProfile(xmins=x[starts], alphas=alphas[starts], distances=np.array(distances, dtype=np.float64))
 
@@ -194,10 +196,19 @@ def check_evals(evals: NDArray[np.float64]) -> None:
         raise ValueError(f"evals must be one-dimensional, ascending and finite, got an array of shape {evals.shape}")
 
 
-def _candidates(
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Candidates:
+    """The values that are fitted, ascending, and the positions at which a tail may begin."""
+
+    x: NDArray[np.float64]
+    log_x: NDArray[np.float64]
+    starts: NDArray[np.intp]
+
+
+def power_law_candidates(
     evals: NDArray[np.float64], min_evals: int, xmin_range: tuple[float, float] | None
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.intp]] | FitFailure:
-    """Return the values that are fitted, their logarithms and exponents, and where a tail may begin."""
+) -> Candidates | FitFailure:
+    """Return what a law of the tail may be fitted to; parameters and errors are those of :func:`fit_power_law`."""
     check_evals(evals)
     if len(evals) < min_evals:
         return _too_few(f"{len(evals)} eigenvalues, at least {min_evals} are needed for a fit")
@@ -217,7 +228,7 @@ def _candidates(
         if len(starts) == 0:
             detail = f"no tail begins at an eigenvalue between {lower:g} and {upper:g}, where xmin was to lie"
             return FitFailure(reason=FitFailureReason.REFUSED, detail=detail)
-    return x, log_x, _exponents(log_x), starts
+    return Candidates(x=x, log_x=log_x, starts=starts)
 
 
 def _too_few(detail: str) -> FitFailure:

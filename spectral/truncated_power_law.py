@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spectral.best_first import first_smallest
 from spectral.cutoff_integrals import cutoff_moments, cutoff_survival
 from spectral.fits import FitFailure, FitFailureReason
 from spectral.power_law import EVALS_THRESHOLD, MIN_EVALS, MIN_LOG_SPREAD, MIN_TAIL, SMALL_SAMPLE, check_evals
@@ -171,7 +172,13 @@ def _best_fit(x: NDArray[np.float64], starts: NDArray[np.intp]) -> TruncatedPowe
     if not kept.any():
         return _no_truncated_power_law()
     starts, alphas, zs = starts[kept], optima.alpha[kept], optima.z[kept]
-    best, distance = _first_smallest_distance(log_x, starts, alphas, zs)
+
+    def distance_at(position: int, n_probes: int | None = None) -> float:
+        start = starts[position]
+        return _distance(log_x[start:] - log_x[start], alphas[position], zs[position], n_probes)
+
+    bounds = np.array([distance_at(position, _N_PROBES) for position in range(len(starts))])
+    best, distance = first_smallest(bounds, distance_at, slack=_SLACK)
     start = int(starts[best])
     return _record(x[start:], float(x[start]), float(alphas[best]), float(zs[best]), distance)
 
@@ -242,8 +249,9 @@ def _maximise(mean_logs: NDArray[np.float64], mean_values: NDArray[np.float64]) 
     inside = np.flatnonzero(has_one & is_cut_off)
     alpha[inside] *= 0.5
     z[inside] = 0.5 * z_exponential[inside]
-    has_ended = _score(alpha, z, inside, mean_logs, mean_values)
-    return _Optima(alpha=alpha, z=z, has_one=has_one & has_ended)
+    if len(inside):
+        has_one &= _score(alpha, z, inside, mean_logs, mean_values)
+    return _Optima(alpha=alpha, z=z, has_one=has_one)
 
 
 def _score(
@@ -306,31 +314,10 @@ def _newton_step(
 def _in_blocks(
     alpha: NDArray[np.float64], z: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    blocks = range(0, max(1, len(alpha)), _BLOCK_STARTS)
+    blocks = range(0, len(alpha), _BLOCK_STARTS)
     parts = [cutoff_moments(alpha[i : i + _BLOCK_STARTS], z[i : i + _BLOCK_STARTS]) for i in blocks]
     log_norms, means, covariances = zip(*parts, strict=True)
     return np.concatenate(log_norms), np.concatenate(means), np.concatenate(covariances)
-
-
-def _first_smallest_distance(
-    log_x: NDArray[np.float64], starts: NDArray[np.intp], alphas: NDArray[np.float64], zs: NDArray[np.float64]
-) -> tuple[int, float]:
-    """Return the position of the first start with the smallest distance, and that distance.
-
-    As for the power law: the distance at a few points is a lower bound, and most starts need no more.
-    """
-    bounds = np.array(
-        [_distance(log_x[s:] - log_x[s], a, z, n_probes=_N_PROBES) for s, a, z in zip(starts, alphas, zs, strict=True)]
-    )
-    best, smallest = -1, np.inf
-    for position in np.argsort(bounds, kind="stable"):
-        if bounds[position] - _SLACK > smallest:
-            break
-        start = starts[position]
-        distance = _distance(log_x[start:] - log_x[start], alphas[position], zs[position])
-        if distance < smallest or (distance == smallest and position < best):
-            best, smallest = int(position), distance
-    return best, float(smallest)
 
 
 def _distance(log_y: NDArray[np.float64], alpha: float, z: float, n_probes: int | None = None) -> float:
