@@ -7,9 +7,9 @@ the mean of u (Aban, Meerschaert and Panorska, J. Am. Stat. Assoc. 101 (2006) 27
 
 from __future__ import annotations
 
-import numpy as np
-
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from spectral.best_first import first_smallest
 from spectral.fits import FitFailure, FitFailureReason
@@ -106,8 +106,6 @@ def _variance(rate: float) -> float:
     return float(1.0 / rate**2 - 0.25 / np.sinh(0.5 * min(rate, 1400.0)) ** 2)
 
 
-def _distance(
-    log_x: NDArray[np.float64], start: int, rate: float, span: float, steps: NDArray[np.intp]
-) -> float:
+def _distance(log_x: NDArray[np.float64], start: int, rate: float, span: float, steps: NDArray[np.intp]) -> float:
     fitted = np.expm1(-rate * (log_x[start + steps] - log_x[start]) / span) / np.expm1(-rate)
     return float(np.max(np.abs(fitted - steps / (len(log_x) - start))))

@@ -72,7 +72,11 @@ def cutoff_moments(
     off_log = u - mean_log[:, None]
     off_excess = excess - mean_excess[:, None]
     covariances = np.stack(
-        [(mass * off_log**2).sum(axis=1), (mass * off_log * off_excess).sum(axis=1), (mass * off_excess**2).sum(axis=1)],
+        [
+            (mass * off_log**2).sum(axis=1),
+            (mass * off_log * off_excess).sum(axis=1),
+            (mass * off_excess**2).sum(axis=1),
+        ],
         axis=1,
     )
     return np.log(norm) + top - z, np.stack([mean_log, 1.0 + mean_excess], axis=1), covariances

@@ -15,6 +15,8 @@ from spectral.power_law import MIN_EVALS, PowerLawFit, check_evals, fit_power_la
 from spectral.truncated_power_law import TruncatedPowerLawFit, fit_truncated_power_law
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -135,7 +137,7 @@ def fit_tail(evals: NDArray[np.float64], options: TailOptions | None = None) -> 
     return fit if isinstance(fit, FitFailure) else TailFit(fit=fit, n_ignored=n_ignored)
 
 
-def _power_law(options: TailOptions) -> type:
+def _power_law(options: TailOptions) -> Callable[..., PowerLawFit | FitFailure]:
     return fit_bounded_power_law if options.xmax == "force" else fit_power_law
 
 
@@ -166,7 +168,7 @@ def _check(options: TailOptions) -> None:
         raise OptionError("fit='E_TPL' keeps xmin near the peak, fix_fingers='clip_xmax' does not: choose one")
     if options.fix_fingers is not None and isinstance(options.xmax, int):
         raise OptionError(
-            f"fix_fingers={options.fix_fingers!r} and xmax={options.xmax} both treat the largest eigenvalues: choose one"
+            f"fix_fingers={options.fix_fingers!r} and xmax={options.xmax} both act on the largest values: choose one"
         )
     _check_numbers(options)
 
