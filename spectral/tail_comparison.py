@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from spectral.fits import FitFailure
-from spectral.power_law import PowerLawFit
 from spectral.tail_laws import exponential_log_likelihoods, fit_cut_normal, lognormal_log_likelihoods, tail_from
 from spectral.truncated_power_law import TruncatedPowerLawFit, fit_truncated_power_law, truncated_log_likelihoods
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from spectral.power_law import PowerLawFit
 
 Law = Literal["truncated_power_law", "lognormal", "exponential"]
 
