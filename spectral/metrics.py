@@ -6,11 +6,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spectral.fits import FitFailure
+from spectral.hill import alpha_hill
+from spectral.ranks import gavish_donoho_rank
+from spectral.truncated_power_law import TruncatedPowerLawFit
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from spectral.power_law import PowerLawFit
+    from numpy.typing import NDArray
+
     from spectral.spectrum import Spectrum
+    from spectral.tail_fit import TailFit
 
 OVER_TRAINED_BELOW = 2.0
 UNDER_TRAINED_ABOVE = 6.0
@@ -46,28 +53,50 @@ SPECTRUM_METRICS = (
     "stable_rank",
     "matrix_rank",
     "entropy",
+    "effective_rank",
+    "participation_ratio",
+    "nuclear_norm",
+    "rank_gd",
+    "alpha_hill",
     "n_dead_rows",
     "n_dead_columns",
 )
-POWER_LAW_METRICS = ("alpha", "xmin", "xmax", "D", "sigma", "num_pl_spikes", "alpha_weighted", "log_alpha_norm")
+POWER_LAW_METRICS = (
+    "alpha",
+    "Lambda",
+    "xmin",
+    "xmax",
+    "D",
+    "sigma",
+    "num_pl_spikes",
+    "num_fingers",
+    "raw_alpha",
+    "alpha_weighted",
+    "log_alpha_norm",
+)
+"""Λ exists for the truncated law only, fingers where they were looked for."""
+
 LAYER_METRICS = SPECTRUM_METRICS + POWER_LAW_METRICS
-"""Every metric of a layer, in the order of the reports."""
+"""Every metric of a layer without further options, in the order of the reports."""
 
 
-def spectrum_metrics(spectrum: Spectrum) -> dict[str, float | int]:
+def spectrum_metrics(spectrum: Spectrum, *, tolerance: float = WEAK_RANK_TOLERANCE) -> dict[str, float | int]:
     """Compute norms and ranks from a spectrum.
 
     Parameters
     ----------
     spectrum : Spectrum
         Of a matrix that is not all zero, so that λmax > 0.
+    tolerance : float
+        Eigenvalues below this count as ``weak_rank_loss``.
 
     Returns
     -------
     dict
         The names of :data:`SPECTRUM_METRICS`. ``entropy`` lies in [0, 1], but for the :data:`ENTROPY_EPSILON`
         added to every share, and is absent for a matrix of rank one, where its definition
-        -Σ p ln p / ln(rank) has no denominator.
+        -Σ p ln p / ln(rank) has no denominator. ``effective_rank`` is exp(-Σ p ln p) with p = σ/Σσ (Roy and Vetterli,
+        EUSIPCO 2007), ``participation_ratio`` (Σλ)²/Σλ²: both lie between 1 and the number of eigenvalues.
     """
     evals = spectrum.evals
     largest = float(evals[-1])
@@ -80,39 +109,62 @@ def spectrum_metrics(spectrum: Spectrum) -> dict[str, float | int]:
         "sv_max": spectrum.sv_max,
         "sv_min": spectrum.sv_min,
         "rank_loss": spectrum.rank_loss,
-        "weak_rank_loss": int(np.count_nonzero(evals < WEAK_RANK_TOLERANCE)),
+        "weak_rank_loss": int(np.count_nonzero(evals < tolerance)),
         "norm": norm,
         "log_norm": float(np.log10(norm)),
         "spectral_norm": largest,
         "log_spectral_norm": float(np.log10(largest)),
         "stable_rank": norm / largest,
         "matrix_rank": rank,
+        "effective_rank": _effective_rank(singular),
+        "participation_ratio": _participation_ratio(evals),
+        "nuclear_norm": float(np.sum(singular)),
+        "rank_gd": gavish_donoho_rank(singular, Q=spectrum.N / spectrum.M),
         "n_dead_rows": spectrum.n_dead_rows,
         "n_dead_columns": spectrum.n_dead_columns,
     }
     if rank > 1:
         share = evals / norm + ENTROPY_EPSILON
         metrics["entropy"] = float(-np.sum(share * np.log(share)) / np.log(rank + ENTROPY_EPSILON))
+    hill = alpha_hill(evals)
+    if not isinstance(hill, FitFailure):
+        metrics["alpha_hill"] = hill
     return metrics
 
 
-def power_law_metrics(spectrum: Spectrum, fit: PowerLawFit) -> dict[str, float | int]:
+def _effective_rank(singular: NDArray[np.float64]) -> float:
+    share = singular[singular > 0.0] / float(np.sum(singular))
+    return float(np.exp(-np.sum(share * np.log(share))))
+
+
+def _participation_ratio(evals: NDArray[np.float64]) -> float:
+    share = evals / float(np.sum(evals))
+    return 1.0 / float(share @ share)
+
+
+def power_law_metrics(spectrum: Spectrum, tail: TailFit) -> dict[str, float | int]:
     """Return the numbers of a fit, and the norms weighted by its exponent.
 
     ``log_alpha_norm`` = log10 Σ λ^α is summed relative to λmax, because λ^α overflows.
     """
+    fit = tail.fit
     log_evals = np.log10(spectrum.evals[spectrum.evals > 0.0])
     largest = float(log_evals[-1])
-    return {
+    metrics: dict[str, float | int] = {
         "alpha": fit.alpha,
         "xmin": fit.xmin,
         "xmax": fit.xmax,
         "D": fit.D,
         "sigma": fit.sigma,
-        "num_pl_spikes": fit.n_tail,
+        "num_pl_spikes": tail.num_pl_spikes,
         "alpha_weighted": fit.alpha * largest,
         "log_alpha_norm": fit.alpha * largest + float(np.log10(np.sum(10.0 ** (fit.alpha * (log_evals - largest))))),
     }
+    if isinstance(fit, TruncatedPowerLawFit):
+        metrics["Lambda"] = fit.Lambda
+    if tail.n_fingers is not None and tail.raw_alpha is not None:
+        metrics["num_fingers"], metrics["raw_alpha"] = tail.n_fingers, tail.raw_alpha
+    return metrics
 
 
 def training_warning(alpha: float) -> str:

@@ -66,6 +66,8 @@ class Spectrum:
         Rows and columns, in stored orientation, that are zero in every slice.
     method : {"gram", "svd"}
         How the eigenvalues were obtained.
+    slice_evals : ndarray of float64, shape (rf, M), optional
+        The eigenvalues slice by slice, each ascending, read-only; None where there is one slice.
     """
 
     evals: NDArray[np.float64] = field(repr=False)
@@ -78,14 +80,22 @@ class Spectrum:
     n_dead_rows: int
     n_dead_columns: int
     method: Literal["gram", "svd"]
+    slice_evals: NDArray[np.float64] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         self.evals.flags.writeable = False
+        if self.slice_evals is not None:
+            self.slice_evals.flags.writeable = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         # By way of the constructor, so that the eigenvalues are read-only in another process, too.
         values = {name: getattr(self, name) for name in self.__slots__}
         return partial(Spectrum, **values), ()
+
+    @property
+    def per_slice(self) -> NDArray[np.float64]:
+        """Eigenvalues slice by slice, shape (rf, M), each ascending."""
+        return self.evals.reshape(1, -1) if self.slice_evals is None else self.slice_evals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +149,8 @@ def compute_spectrum(matrix: WeightMatrix, *, resolve_small: bool = False) -> Sp
         return SpectrumFailure(kind="no_convergence", detail=f"LAPACK found no spectrum: {error}")
     singular *= spec.scale
     tolerance = singular[:, -1:] * (spec.N * _EPS)
-    pooled = np.sort((singular * singular).ravel())
+    squared = singular * singular
+    pooled = np.sort(squared.ravel())
     if pooled[-1] < np.finfo(np.float64).tiny:
         return SpectrumFailure(kind="underflow", detail="the squares of the values vanish in the range of float64")
     return Spectrum(
@@ -153,6 +164,7 @@ def compute_spectrum(matrix: WeightMatrix, *, resolve_small: bool = False) -> Sp
         n_dead_rows=int(np.count_nonzero(row_energy == 0.0)),
         n_dead_columns=int(np.count_nonzero(column_energy == 0.0)),
         method=method,
+        slice_evals=squared if len(squared) > 1 else None,
     )
 
 
