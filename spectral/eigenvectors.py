@@ -102,7 +102,7 @@ def eigenvector_metrics(
 
 
 def eigenvector_statistics(slices: NDArray[Any], scale: float = 1.0) -> EigenvectorStatistics | FitFailure:
-    """Measure every eigenvector of X = WᵀW, taken on the smaller side of W, neither centred nor normalised.
+    """Measure every eigenvector of X = WᵀW on the smaller side of W (WWᵀ of a square one), neither centred nor normalised.
 
     Parameters and limits are those of :func:`eigenvector_metrics`.
 

@@ -185,7 +185,7 @@ def select_layers(specs: Sequence[MatrixSpec], layers: Iterable[int | str]) -> t
     is_negation = [isinstance(entry, int) and entry < 0 for entry in wanted]
     if any(is_negation) and not all(is_negation):
         raise OptionError(f"layers must name what to take, or only what to leave out, got both: {wanted!r}")
-    found = {entry: {spec.index for spec in specs if _matches(spec, entry)} for entry in wanted}
+    found = {entry: _indices_of(specs, entry) for entry in wanted}
     missing = [entry for entry in wanted if not found[entry]]
     if missing:
         raise OptionError(f"no layer has the id or name {missing[0]!r}")
@@ -193,11 +193,12 @@ def select_layers(specs: Sequence[MatrixSpec], layers: Iterable[int | str]) -> t
     return tuple(spec for spec in specs if (spec.index in indices) is not any(is_negation))
 
 
-def _matches(spec: MatrixSpec, entry: int | str) -> bool:
+def _indices_of(specs: Sequence[MatrixSpec], entry: int | str) -> set[int]:
     if isinstance(entry, int):
-        return spec.index == abs(entry)
+        return {spec.index for spec in specs if spec.index == abs(entry)}
     # A name may hold brackets, which mean something else in a pattern.
-    return spec.name == entry or fnmatchcase(spec.name, entry)
+    exact = {spec.index for spec in specs if spec.name == entry}
+    return exact or {spec.index for spec in specs if fnmatchcase(spec.name, entry)}
 
 
 def _tasks(
@@ -231,10 +232,7 @@ def _transform_tensor(task: _TensorTask) -> list[LayerChange]:
 def _transform_layer(
     spec: MatrixSpec, values: NDArray[Any], new_values: NDArray[Any], transform: MatrixTransform
 ) -> LayerChange:
-    """Write one layer's new values to its place in ``new_values``."""
-    destination = as_weight_matrix(spec, new_values).slices
-    if not np.may_share_memory(destination, new_values):
-        return LayerChange(spec=spec, reason="computed from its tensor: there is no place to write it back to")
+    """Write one layer's new values to their place in ``new_values``."""
     matrix = as_weight_matrix(spec, values)
     replacement = transform(matrix)
     if isinstance(replacement, FitFailure):
@@ -245,11 +243,22 @@ def _transform_layer(
         rounded = replacement.slices.astype(values.dtype)
     if not np.isfinite(rounded).all():
         return LayerChange(spec=spec, reason=f"the new values exceed the range of {spec.dtype}")
-    destination.flags.writeable = True
-    destination[...] = rounded
+    _put(spec, new_values, rounded)
     return LayerChange(
         spec=spec, n_changed=replacement.n_changed, relative_change=_relative_change(matrix.slices, rounded)
     )
+
+
+def _put(spec: MatrixSpec, tensor: NDArray[Any], slices: NDArray[Any]) -> None:
+    """Write the slices of one layer to where :func:`~spectral.weights.as_weight_matrix` takes them from."""
+    destination = as_weight_matrix(spec, tensor).slices
+    if np.may_share_memory(destination, tensor):
+        destination.flags.writeable = True
+        destination[...] = slices
+        return
+    # No view of the tensor has this order of elements: ask where each of them stands.
+    positions = as_weight_matrix(spec, np.arange(tensor.size).reshape(tensor.shape)).slices
+    tensor.reshape(-1)[positions] = slices
 
 
 def _relative_change(old: NDArray[Any], new: NDArray[Any]) -> float:

@@ -95,6 +95,8 @@ def clip_singular_values(matrix: NDArray[Any], threshold: float, *, n_leading: i
     if not (math.isfinite(threshold) and threshold >= 0.0):
         raise OptionError(f"threshold must be a finite singular value of at least 0, got {threshold!r}")
     n_considered = None if n_leading is None else _count("n_leading", n_leading)
+    if n_considered == 0:
+        return np.array(matrix)
     left, singular, right = np.linalg.svd(tall, full_matrices=False)
     n_clipped = int(np.count_nonzero(singular[:n_considered] > threshold))
     if n_clipped == 0:
