@@ -2,8 +2,8 @@
 
 A random matrix has delocalised eigenvectors; structure that was learned concentrates in those of the tail
 (Martin and Mahoney, JMLR 22 (2021) 165, section 2.4). The three measures do not depend on the sign of a vector, and
-where an eigenvalue is simple its vector is unique but for that sign. In the eigenspace of a repeated eigenvalue (for one,
-zero, in a matrix that lacks rank) every orthonormal basis is as good: LAPACK's choice is deterministic but arbitrary.
+where an eigenvalue is simple its vector is unique but for that sign. In the eigenspace of a repeated eigenvalue
+(zero, in a matrix that lacks rank) every orthonormal basis is as good: LAPACK's choice is deterministic but arbitrary.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ FLATNESS = 1e-12
 VECTOR_MEASURES = ("vec_entropy", "loc_ratio", "part_ratio")
 
 EIGENVECTOR_METRICS = tuple(
-    f"{part}_{moment}_{measure}" for measure in VECTOR_MEASURES for part in ("bulk", "tail") for moment in ("mean", "var")
+    f"{part}_{moment}_{measure}"
+    for measure in VECTOR_MEASURES
+    for part in ("bulk", "tail")
+    for moment in ("mean", "var")
 )
 """What :func:`eigenvector_metrics` returns, in the incumbent's order: ``bulk_mean_vec_entropy``, .."""
 
@@ -76,9 +79,7 @@ class EigenvectorStatistics:
         return partial(EigenvectorStatistics, **values), ()
 
 
-def eigenvector_metrics(
-    slices: NDArray[Any], scale: float, xmin: float | FitFailure
-) -> dict[str, float] | FitFailure:
+def eigenvector_metrics(slices: NDArray[Any], scale: float, xmin: float | FitFailure) -> dict[str, float] | FitFailure:
     """Compute mean and variance of the eigenvector measures below xmin and from it on.
 
     Parameters
@@ -102,7 +103,10 @@ def eigenvector_metrics(
 
 
 def eigenvector_statistics(slices: NDArray[Any], scale: float = 1.0) -> EigenvectorStatistics | FitFailure:
-    """Measure every eigenvector of X = WᵀW on the smaller side of W (WWᵀ of a square one), neither centred nor normalised.
+    """Measure every eigenvector of X = WᵀW on the smaller side of W (of WWᵀ, where W is square).
+
+    X is neither centred nor normalised; the vectors have length one. The measures of a square matrix and of its
+    transpose differ.
 
     Parameters and limits are those of :func:`eigenvector_metrics`.
 

@@ -126,9 +126,11 @@ def permute_elements(matrix: NDArray[Any], permutation: NDArray[np.intp]) -> NDA
     OptionError
         Not every element occurs once.
     """
-    size = matrix.size
-    if permutation.shape != (size,) or not np.array_equal(np.bincount(permutation, minlength=size), np.ones(size)):
-        raise OptionError(f"expected a permutation of {size} elements, got an array of shape {permutation.shape}")
+    if not _is_permutation(permutation, matrix.size):
+        raise OptionError(
+            f"expected a permutation of {matrix.size} elements, got {permutation.dtype} of shape {permutation.shape} "
+            "that does not hold every position once"
+        )
     return matrix.reshape(-1)[permutation].reshape(matrix.shape)
 
 
@@ -217,6 +219,16 @@ def sharpen_model(
     return transform_model(model, transform, layers=layers, inplace=inplace, n_workers=n_workers)
 
 
+def _is_permutation(positions: NDArray[Any], size: int) -> bool:
+    if positions.shape != (size,) or positions.dtype.kind not in "iu":
+        return False
+    if size > 0 and not (positions.min() >= 0 and positions.max() < size):
+        return False
+    is_taken = np.zeros(size, dtype=bool)
+    is_taken[positions] = True
+    return bool(is_taken.all())
+
+
 def _count_traps(block: NDArray[Any], above: float, scale: float) -> int:
     """Return how many singular values of one slice have a scaled λ = (σ scale)² above the edge."""
     singular = np.linalg.svd(block.astype(np.float64), compute_uv=False)
@@ -226,5 +238,7 @@ def _count_traps(block: NDArray[Any], above: float, scale: float) -> int:
 def _largest_beyond(matrix: NDArray[Any], n_traps: int) -> float:
     """Return the singular value that follows the ``n_traps`` largest."""
     if not 0 <= n_traps < min(matrix.shape):
-        raise OptionError(f"n_traps must be from 0 to {min(matrix.shape) - 1} for shape {matrix.shape}, got {n_traps!r}")
+        raise OptionError(
+            f"n_traps must be from 0 to {min(matrix.shape) - 1} for shape {matrix.shape}, got {n_traps!r}"
+        )
     return float(np.linalg.svd(matrix.astype(np.float64), compute_uv=False)[n_traps])

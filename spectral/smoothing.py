@@ -1,7 +1,7 @@
 """SVD smoothing: keep the leading singular directions of every weight matrix, or all but these.
 
 How many are kept is decided by a rule on the pooled spectrum of the layer: a share of them (``svd``), the power-law
-tail (``alpha_min``), the tail of unit determinant (``detX``), or what sticks out of the Marchenko-Pastur bulk (``rmt``).
+tail (``alpha_min``), the tail of unit determinant (``detX``), or what the Marchenko-Pastur bulk leaves out (``rmt``).
 """
 
 from __future__ import annotations

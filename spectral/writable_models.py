@@ -17,9 +17,10 @@ from spectral.errors import ModelError, UnsupportedModelError
 from spectral.loaders.dtypes import why_not_float
 from spectral.loaders.memory import MemorySource, is_torch_module, is_torch_tensor, open_mapping, open_module
 from spectral.loaders.protocol import LayerType, TensorInfo, as_little_endian
+from spectral.loaders.torch_tensor import torch_to_numpy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Iterator
 
     from numpy.typing import NDArray
 
@@ -61,11 +62,12 @@ def open_for_writing(model: object, *, inplace: bool = False) -> WritableModel:
     ModelError
         The model cannot be copied, or an array to be written in place is read-only.
     """
+    # On its torch backend a Keras model is a torch module, too.
+    if _is_keras_model(model):
+        return _open_keras(model if inplace else _copied(model, _clone_keras))
     if is_torch_module(model):
         module = model if inplace else _copied(model, copy.deepcopy)
         return _WritableTensors(model=module, source=open_module(module))
-    if _is_keras_model(model):
-        return _open_keras(model if inplace else _copied(model, _clone_keras))
     if isinstance(model, Mapping):
         tensors = model if inplace else _copied(model, _copy_mapping)
         return _WritableTensors(model=tensors, source=open_mapping(tensors, label=type(model).__name__))
@@ -111,7 +113,8 @@ class _KerasSource:
         return tuple(self.infos.values())
 
     def load(self, name: str) -> NDArray[Any]:
-        values = np.asarray(_keras().ops.convert_to_numpy(self.variables[name].value))
+        held = self.variables[name].value
+        values = torch_to_numpy(self.label, name, held) if is_torch_tensor(held) else np.asarray(held)
         return as_little_endian(_channels_first(values) if name in self.is_kernel else values)
 
 
@@ -143,12 +146,13 @@ def _open_keras(model: Any) -> _WritableKeras:
     kernels: set[str] = set()
     roles = {
         id(variable): _KERAS_ROLES.get(type(layer).__name__)
-        for layer in model._flatten_layers()
+        for layer in _walk_layers(model)
         for variable in layer.weights
         if variable.name in ("kernel", "embeddings")
     }
     for variable in model.weights:
-        name = variable.path if variable.path not in infos else f"{variable.path}#{len(infos)}"
+        path = variable.path.removeprefix(f"{model.name}/")
+        name = path if path not in infos else f"{path}#{len(infos)}"
         role = roles.get(id(variable))
         shape = tuple(variable.shape)
         if role in (LayerType.CONV1D, LayerType.CONV2D):
@@ -157,10 +161,15 @@ def _open_keras(model: Any) -> _WritableKeras:
         dtype = str(variable.dtype)
         infos[name] = TensorInfo(name=name, shape=shape, dtype=dtype, role=role, refusal=why_not_float(dtype))
         variables[name] = variable
-    source = _KerasSource(
-        label=type(model).__name__, infos=infos, variables=variables, is_kernel=frozenset(kernels)
-    )
+    source = _KerasSource(label=type(model).__name__, infos=infos, variables=variables, is_kernel=frozenset(kernels))
     return _WritableKeras(model=model, source=source)
+
+
+def _walk_layers(layer: Any) -> Iterator[Any]:
+    """Yield a layer before those it contains, so that of a variable the innermost layer has the last word."""
+    yield layer
+    for inner in (*getattr(layer, "layers", ()), *filter(None, [getattr(layer, "layer", None)])):
+        yield from _walk_layers(inner)
 
 
 def _is_keras_model(value: object) -> bool:
@@ -168,13 +177,10 @@ def _is_keras_model(value: object) -> bool:
     return keras is not None and isinstance(value, keras.Model)
 
 
-def _keras() -> Any:
-    return sys.modules["keras"]
-
-
 def _clone_keras(model: Any) -> Any:
-    clone = _keras().models.clone_model(model)
-    clone.set_weights(model.get_weights())
+    clone = sys.modules["keras"].models.clone_model(model)
+    for new, old in zip(clone.weights, model.weights, strict=True):
+        new.assign(old.value)
     return clone
 
 

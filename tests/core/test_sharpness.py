@@ -103,16 +103,16 @@ class TestOneMatrix:
         matrix = np.moveaxis(heavy_tailed(20, 12, 3), 2, 0)[1].astype(np.float32)
         before = matrix.copy()
         cleaned = remove_traps(matrix, permutation=permutation_of(matrix), n_traps=1)
-        assert (cleaned.dtype, cleaned.shape) == (np.float32, (20, 12))
+        assert (cleaned.dtype.name, cleaned.shape) == ("float32", (20, 12))
         assert np.array_equal(matrix, before)
 
     def test_the_trap_is_lowered_and_the_signal_stays(self) -> None:
-        matrix = trapped(200, 100)
-        cleaned = remove_traps(matrix, permutation=permutation_of(matrix), threshold=2.0)
+        matrix = trapped(100, 60)
+        cleaned = remove_traps(matrix, permutation=permutation_of(matrix), threshold=3.0)
         assert cleaned[7, 9] < 4.0
-        left, singular, right = np.linalg.svd(cleaned)
+        _, singular, right = np.linalg.svd(cleaned, full_matrices=False)
         assert singular[0] == pytest.approx(12.0, rel=0.05)
-        _, _, old_right = np.linalg.svd(np.where(matrix == 8.0, 0.0, matrix))
+        _, _, old_right = np.linalg.svd(np.where(matrix == 8.0, 0.0, matrix), full_matrices=False)
         assert abs(right[0] @ old_right[0]) > 0.95
 
     @pytest.mark.parametrize(
@@ -130,7 +130,9 @@ class TestOneMatrix:
         with pytest.raises(OptionError, match=message):
             remove_traps(matrix, permutation=np.arange(30), **options)
 
-    @pytest.mark.parametrize("permutation", [np.arange(29), np.zeros(30, dtype=int), np.arange(1, 31), -np.arange(30)])
+    @pytest.mark.parametrize(
+        "permutation", [np.arange(29), np.zeros(30, dtype=int), np.arange(1, 31), -np.arange(30), np.arange(30.0)]
+    )
     def test_what_is_no_permutation(self, permutation: Any) -> None:
         with pytest.raises(OptionError, match="expected a permutation of 30 elements"):
             remove_traps(heavy_tailed(6, 5), permutation=permutation, n_traps=1)
@@ -143,8 +145,16 @@ class TestSeededPermutation:
     def test_it_depends_on_seed_name_and_slice_alone(self) -> None:
         first = SeededPermutation(seed=1)("layer", 0, 50)
         assert np.array_equal(first, SeededPermutation(seed=1)("layer", 0, 50))
-        others = [SeededPermutation(seed=seed)(name, index, 50) for seed, name, index in
-                  ((2, "layer", 0), (1, "other", 0), (1, "layer", 1), (11, "layer", 0), (1, "1:layer", 0))]
+        others = [
+            SeededPermutation(seed=seed)(name, index, 50)
+            for seed, name, index in (
+                (2, "layer", 0),
+                (1, "other", 0),
+                (1, "layer", 1),
+                (11, "layer", 0),
+                (1, "1:layer", 0),
+            )
+        ]
         assert not any(np.array_equal(first, other) for other in others)
 
     def test_every_order_is_as_likely(self) -> None:
@@ -174,8 +184,9 @@ class TestModels:
         permuted = permute_elements(before["trapped.weight"], permutation)
         edge = marchenko_pastur_edge(spectrum_of(permuted))
         assert isinstance(edge, TrapEdge)
-        expected = remove_traps(before["trapped.weight"], permutation=permutation, n_traps=1,
-                                threshold=float(np.sqrt(edge.clip_to)))
+        expected = remove_traps(
+            before["trapped.weight"], permutation=permutation, n_traps=1, threshold=float(np.sqrt(edge.clip_to))
+        )
         np.testing.assert_allclose(result.model["trapped.weight"], expected, rtol=0.0, atol=1e-12)
         assert np.array_equal(arrays["trapped.weight"], before["trapped.weight"])
 
@@ -201,7 +212,7 @@ class TestModels:
 
     def test_idempotent(self) -> None:
         def edge(_: Spectrum) -> TrapEdge:
-            return TrapEdge(above=4.0, clip_to=3.9)
+            return TrapEdge(above=2.8**2, clip_to=2.6**2)
 
         once = sharpen_model({"layer.weight": trapped(200, 100)}, edge=edge)
         twice = sharpen_model(once.model, edge=edge)
@@ -258,7 +269,9 @@ class TestModels:
         assert isinstance(failure, FitFailure)
         assert failure.reason is FitFailureReason.NO_CONVERGENCE
 
-    @pytest.mark.parametrize(("above", "clip_to"), [(1.0, 2.0), (1.0, -1.0), (np.nan, 0.0), (np.inf, 1.0), (1.0, np.nan)])
+    @pytest.mark.parametrize(
+        ("above", "clip_to"), [(1.0, 2.0), (1.0, -1.0), (np.nan, 0.0), (np.inf, 1.0), (1.0, np.nan)]
+    )
     def test_impossible_edge(self, above: float, clip_to: float) -> None:
         with pytest.raises(OptionError, match="expected 0 <= clip_to <= above"):
             TrapEdge(above=above, clip_to=clip_to)
@@ -271,13 +284,13 @@ def to_zero(spectrum: Spectrum) -> TrapEdge | FitFailure:
 
 
 class TestParity:
-    """The incumbent announces permute, cut, permute back. Its parts can be put together so; it does not do so itself."""
+    """The incumbent announces permute, cut, permute back; its parts can be put together so, though it does not."""
 
     def test_its_parts_put_together(self) -> None:
         import weightwatcher
         from weightwatcher.RMT_Util import unpermute_matrix
 
-        values = trapped(120, 80)
+        values = trapped(80, 50)
         permutation = SeededPermutation()("layer", 0, values.size)
         permuted = values.ravel()[permutation].reshape(values.shape)
         cut = weightwatcher.WeightWatcher().smooth_W_alt(permuted, -1, "accurate")
@@ -286,13 +299,13 @@ class TestParity:
         np.testing.assert_allclose(ours, expected, rtol=0.0, atol=1e-6 * np.abs(values).max())
 
     def test_number_of_traps_in_distribution(self) -> None:
-        """20 draws each, of 8 borderline elements: theirs from numpy's own random state, ours from seeds."""
-        values = noise(100, 60, 3)
+        """12 draws each, of 8 borderline elements: theirs from numpy's own random state, ours from seeds."""
+        values = noise(70, 50, 3)
         values[np.arange(8), np.arange(8)] = np.linspace(1.4, 2.2, 8)
-        theirs = [oracle_traps(values) for _ in range(20)]
-        ours = [sharpen_model({"layer.weight": values}, seed=seed).changes[0].n_changed for seed in range(20)]
+        theirs = [oracle_traps(values) for _ in range(12)]
+        ours = [sharpen_model({"layer.weight": values}, seed=seed).changes[0].n_changed for seed in range(12)]
         assert 0 < np.mean(ours) < 8
-        spread = np.sqrt((np.var(theirs) + np.var(ours)) / 20)
+        spread = np.sqrt((np.var(theirs) + np.var(ours)) / 12)
         assert abs(np.mean(theirs) - np.mean(ours)) <= 4.0 * spread + 0.05
 
 
@@ -306,7 +319,8 @@ def oracle_traps(values: Any) -> int:
         watcher = weightwatcher.WeightWatcher(model=model)
         params = {**weightwatcher.weightwatcher.DEFAULT_PARAMS, "layers": []}
         (layer,) = [
-            layer for layer in watcher.make_layer_iterator(model=model, params=params)
+            layer
+            for layer in watcher.make_layer_iterator(model=model, params=params)
             if not layer.skipped and layer.has_weights
         ]
         watcher.apply_permute_W(layer, params)
@@ -320,8 +334,8 @@ class TestWhereTheIncumbentIsWrong:
         """It counts the traps of the permuted weights, then removes as many directions of the weights themselves."""
         import weightwatcher
 
-        values = trapped(200, 100)
-        model = with_weights({"layer": (torch.nn.Linear(100, 200), values)})
+        values = trapped(120, 80)
+        model = with_weights({"layer": (torch.nn.Linear(80, 120), values)})
         before = model.state_dict()["layer.weight"].numpy().astype(np.float64)
         theirs = copy.deepcopy(model)
         with warnings.catch_warnings():

@@ -74,7 +74,7 @@ class TestLaws:
     @given(seed=st.integers(0, 2**32 - 1), percent=st.floats(0.1, 0.9))
     def test_idempotent(self, seed: int, percent: float) -> None:
         once, _ = smoothed(heavy_tailed(30, 20, seed=seed), method="svd", percent=percent)
-        twice, change = smoothed(once, method="svd", percent=percent)
+        _, change = smoothed(once, method="svd", percent=percent)
         assert change.relative_change < 1e-12
 
     def test_a_negative_share_is_what_is_left(self) -> None:

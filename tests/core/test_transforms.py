@@ -16,7 +16,7 @@ from spectral import transforms
 from spectral.errors import ModelError, OptionError, UnsupportedModelError
 from spectral.fits import FitFailure, FitFailureReason
 from spectral.transforms import Replacement, TransformedModel, transform_model
-from spectral.weights import WeightMatrix
+from spectral.weights import WeightMatrix, as_weight_matrix
 from tests.core.builders import heavy_tailed
 
 
@@ -35,7 +35,7 @@ def refuse(matrix: WeightMatrix) -> FitFailure:
     return FitFailure(reason=FitFailureReason.REFUSED, detail=f"no {matrix.spec.name}")
 
 
-class Network(torch.nn.Module):
+class Network(torch.nn.Module):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
@@ -104,7 +104,7 @@ class TestTorchModule:
         assert np.array_equal(conv2, 1.0 + 2 * first + second + 100.0 * out + 10000.0 * into)
 
     def test_where_no_view_of_the_tensor_has_the_order(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        plain = transforms.as_weight_matrix
+        plain = as_weight_matrix
 
         def copying(spec: Any, values: Any) -> WeightMatrix:
             return WeightMatrix(spec=spec, slices=plain(spec, values).slices.copy())
@@ -132,9 +132,10 @@ class TestTorchModule:
     def test_a_refusal_leaves_the_layer(self) -> None:
         result = transform_model(Network(), refuse)
         assert [change.reason for change in result.changes][1:4] == ["no conv1", "no conv2", "no wide"]
-        assert all(torch.equal(new, old) for new, old in zip(
-            result.model.state_dict().values(), Network().state_dict().values(), strict=True
-        ))
+        assert all(
+            torch.equal(new, old)
+            for new, old in zip(result.model.state_dict().values(), Network().state_dict().values(), strict=True)
+        )
 
     def test_workers_do_not_matter(self) -> None:
         one, two = (transform_model(Network(), number_slices, n_workers=n) for n in (1, 2))
@@ -143,7 +144,7 @@ class TestTorchModule:
 
     def test_what_cannot_be_copied(self) -> None:
         model = Network()
-        model.cache = model.wide.weight * 2.0  # type: ignore[assignment]
+        model.cache = model.wide.weight * 2.0
         with pytest.raises(ModelError, match=r"Network: cannot be copied \(.*inplace=True"):
             transform_model(model, negate)
         assert transform_model(model, negate, inplace=True).model is model
@@ -210,7 +211,7 @@ class TestMappings:
         array = heavy_tailed(20, 12)
         array.flags.writeable = False
         assert np.array_equal(transform_model({"layer.weight": array}, negate).model["layer.weight"], -array)
-        with pytest.raises(ModelError, match="'layer.weight' is a read-only array"):
+        with pytest.raises(ModelError, match=r"'layer\.weight' is a read-only array"):
             transform_model({"layer.weight": array}, negate, inplace=True)
 
     def test_one_array_under_two_names(self) -> None:
@@ -240,7 +241,7 @@ def test_values_beyond_the_type_leave_the_layer() -> None:
 
 @pytest.mark.parametrize("model", ["model.safetensors", np.ones((3, 3)), None])
 def test_other_models(model: Any) -> None:
-    with pytest.raises(UnsupportedModelError, match="cannot change the weights of a .*: expected a torch module"):
+    with pytest.raises(UnsupportedModelError, match=r"cannot change the weights of a .*: expected a torch module"):
         transform_model(model, negate)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from spectral.errors import OptionError
 from spectral.truncation import clip_singular_values, drop_leading, keep_leading
-from tests.core.builders import heavy_tailed, with_singular_values
+from tests.core.builders import heavy_tailed
 
 SHAPES = st.tuples(st.integers(1, 24), st.integers(1, 24))
 SEEDS = st.integers(0, 2**32 - 1)
@@ -179,8 +179,8 @@ def test_impossible_threshold(threshold: float) -> None:
     ],
 )
 def test_what_is_no_matrix(matrix: Any, message: str) -> None:
-    for call in (lambda: keep_leading(matrix, 9), lambda: drop_leading(matrix, 0)):
+    for function in (keep_leading, drop_leading):
         with pytest.raises(ValueError, match=message):
-            call()
+            function(matrix, 9)
     with pytest.raises(ValueError, match=message):
         clip_singular_values(matrix, 1.0)
