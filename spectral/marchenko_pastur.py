@@ -9,6 +9,7 @@ It judges by eye, as it were; a calibrated test of what stands out is another ma
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -109,7 +110,7 @@ def fit_marchenko_pastur(evals: NDArray[np.float64], *, N: int, M: int) -> March
     Notes
     -----
     For Q = 1 the law is the quarter circle on √x (:func:`spectral.marchenko_pastur_law.quarter_circle_curve`), whose σ
-    is a height. For a spectrum with a tail its σ therefore falls short of, or exceeds, that of the bulk's width.
+    is a height, while `bulk_max` reads it as a width. For noise, σ = 1, the two are one.
     """
     if not 1 <= M <= N:
         raise ValueError(f"N must be the larger and M the smaller dimension, at least 1, got N = {N!r}, M = {M!r}")
@@ -143,7 +144,7 @@ def random_marchenko_pastur_metrics(fit: MarchenkoPasturFit) -> dict[str, float 
 
 def spike_threshold(upper_edge: float, *, N: int, M: int) -> float:
     """Return what a rescaled eigenvalue must exceed to count as a spike above a bulk that ends at ``upper_edge``."""
-    return upper_edge + float(np.sqrt(upper_edge ** (2.0 / 3.0) * M ** (-2.0 / 3.0) / np.sqrt(N / M)))
+    return upper_edge + math.sqrt(upper_edge ** (2.0 / 3.0) * M ** (-2.0 / 3.0) / math.sqrt(N / M))
 
 
 def _describe_bulk(x: NDArray[np.float64], sigma: float, *, N: int, M: int, W_scale: float) -> MarchenkoPasturFit:
@@ -153,9 +154,9 @@ def _describe_bulk(x: NDArray[np.float64], sigma: float, *, N: int, M: int, W_sc
         sigma=sigma,
         Q=N / M,
         W_scale=W_scale,
-        bulk_min=float(lower / W_scale / W_scale),
-        bulk_max=float(upper / W_scale / W_scale),
-        softrank=float(upper / x[-1]),
+        bulk_min=lower / W_scale / W_scale,
+        bulk_max=upper / W_scale / W_scale,
+        softrank=upper / float(x[-1]),
         spike_threshold=threshold / W_scale / W_scale,
         n_spikes=int(np.count_nonzero(x > threshold)),
     )
@@ -171,7 +172,7 @@ def _fit_sigma(x: NDArray[np.float64], Q: float) -> float | FitFailure:
     grid, density = grid[kept], density[kept]
     if len(grid) == 0:
         return _refused(f"the density of the eigenvalues nowhere exceeds {MIN_DENSITY:g} on its grid")
-    unit = float(np.sqrt(x[-1])) / (1.0 + 1.0 / float(np.sqrt(Q)))
+    unit = math.sqrt(x[-1]) / (1.0 + 1.0 / math.sqrt(Q))
     sigmas = np.arange(SIGMA_START * unit, SIGMA_STOP * unit, SIGMA_STEP * unit)
     if is_square:
         return _fit_quarter_circle(grid, density, sigmas)
@@ -188,11 +189,13 @@ def _fit_quarter_circle(
         return _refused("no eigenvalue lies where the quarter circle does")
 
     def squared_error(sigma: float) -> float:
+        if sigma == 0.0:
+            return math.inf
         height = 1.0 / (sigma * sigma)
         return (quadratic * height - 2.0 * linear) * height + constant
 
     errors = [squared_error(sigma) for sigma in sigmas.tolist()]
-    return polish_minimum(squared_error, float(sigmas[int(np.argmin(errors))]))
+    return _polish(squared_error, float(sigmas[int(np.argmin(errors))]))
 
 
 def _fit_bulk(
@@ -213,7 +216,12 @@ def _fit_bulk(
         )
     errors = [squared_error(sigma) for sigma in allowed]
     start = allowed[int(np.argmin(errors))]
-    return polish_minimum(lambda sigma: squared_error(sigma) if is_allowed(sigma) else np.inf, start)
+    return _polish(lambda sigma: squared_error(sigma) if sigma > 0.0 and is_allowed(sigma) else math.inf, start)
+
+
+def _polish(squared_error: Callable[[float], float], start: float) -> float:
+    """Polish a σ. The search knows no bounds: it may try -σ, which is as good as σ where only σ² counts."""
+    return abs(polish_minimum(lambda sigma: squared_error(abs(sigma)), start))
 
 
 def _bulk_error(grid: NDArray[np.float64], density: NDArray[np.float64], Q: float) -> Callable[[float], float]:

@@ -2,11 +2,12 @@
 
 For an N x M matrix of independent entries of variance σ²/N, N >= M, Q = N/M, the eigenvalues of WᵀW follow
 ρ(x) = Q √((b-x)(x-a)) / (2π σ² x) on [a, b] = σ² (1 ∓ 1/√Q)² as M grows (V. A. Marchenko and L. A. Pastur, Math.
-USSR Sbornik 1, 1967, 457; Martin and Mahoney, JMLR 22, 2021, 165, equation 8). Its mean is σ².
+USSR Sbornik 1, 1967, 457; C. H. Martin and M. W. Mahoney, JMLR 22, 2021, 165). Its mean is σ².
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +25,8 @@ def marchenko_pastur_edges(*, Q: float, sigma: float = 1.0) -> tuple[float, floa
         Q < 1, or σ is not positive.
     """
     _check_parameters(Q, sigma)
-    return (sigma * (1.0 - 1.0 / np.sqrt(Q))) ** 2, (sigma * (1.0 + 1.0 / np.sqrt(Q))) ** 2
+    inverse_root = 1.0 / math.sqrt(Q)
+    return (sigma * (1.0 - inverse_root)) ** 2, (sigma * (1.0 + inverse_root)) ** 2
 
 
 def marchenko_pastur_density(x: ArrayLike, *, Q: float, sigma: float = 1.0) -> NDArray[np.float64]:
@@ -92,14 +94,14 @@ def marchenko_pastur_cdf(x: ArrayLike, *, Q: float, sigma: float = 1.0) -> NDArr
 
 def bulk_centre(Q: float) -> tuple[float, float]:
     """Return centre 1 + 1/Q and half-width 2/√Q of the bulk for σ = 1."""
-    return 1.0 + 1.0 / Q, 2.0 / float(np.sqrt(Q))
+    return 1.0 + 1.0 / Q, 2.0 / math.sqrt(Q)
 
 
 def tail_share(theta: ArrayLike, Q: float) -> NDArray[np.float64]:
     """Return the share of the spectrum (σ = 1) above x = c + r cos θ, θ from 0 at the upper edge to π at the lower."""
     angle = np.asarray(theta, dtype=np.float64)
     centre, radius = bulk_centre(Q)
-    root_lower, root_upper = 1.0 - 1.0 / np.sqrt(Q), 1.0 + 1.0 / np.sqrt(Q)
+    root_lower, root_upper = 1.0 - 1.0 / math.sqrt(Q), 1.0 + 1.0 / math.sqrt(Q)
     half = np.arctan2(root_lower * np.sin(angle / 2.0), root_upper * np.cos(angle / 2.0))
     integral = centre * angle - radius * np.sin(angle) - 2.0 * root_lower * root_upper * half
     return np.asarray(Q / (2.0 * np.pi) * integral, dtype=np.float64)

@@ -69,7 +69,7 @@ def rescale_evals(evals: NDArray[np.float64]) -> RescaledEvals | FitFailure:
 
 def check_evals(evals: NDArray[np.float64], name: str = "evals") -> None:
     """Raise ValueError unless the eigenvalues are one-dimensional, ascending, finite and non-negative."""
-    # The sum of the ends is finite only if both are; whatever stands between two finite ends in order is finite.
+    # Whatever stands in order between two finite ends is finite, and NaN stands in no order.
     if evals.ndim != 1 or not bool(np.all(evals[1:] >= evals[:-1])) or not _has_finite_ends(evals):
         raise ValueError(
             f"{name} must be one-dimensional, ascending, finite and non-negative, got an array of shape {evals.shape}"
