@@ -171,7 +171,7 @@ class TestLaws:
         assert 0.0 <= entropy < 1.0
 
     def test_equal_magnitudes_but_for_rounding(self) -> None:
-        """A range of one rounding error cannot be divided into 100 bins (numpy 2 refuses, and so does the incumbent)."""
+        """A range of one rounding error cannot be divided into bins: numpy 2 refuses, and the incumbent."""
         vector = np.array([[0.7, 0.7 * (1 + 2e-16), -0.7]])
         assert abs(vector[0, 1]) > abs(vector[0, 0])
         assert measure_vectors(vector)[0, 0] == pytest.approx(0.0, abs=1e-8)

@@ -300,7 +300,7 @@ class TestParity:
 
     def test_number_of_traps_in_distribution(self) -> None:
         """12 draws each, of 8 borderline elements: theirs from numpy's own random state, ours from seeds."""
-        values = noise(70, 50, 3)
+        values = noise(50, 36, 3)
         values[np.arange(8), np.arange(8)] = np.linspace(1.4, 2.2, 8)
         theirs = [oracle_traps(values) for _ in range(12)]
         ours = [sharpen_model({"layer.weight": values}, seed=seed).changes[0].n_changed for seed in range(12)]

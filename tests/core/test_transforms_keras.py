@@ -45,7 +45,7 @@ def to_numpy(value: Any) -> Any:
 
 
 def weights_of(model: Any) -> dict[str, Any]:
-    return {variable.path: to_numpy(variable) for variable in model.weights}
+    return {variable.path.removeprefix(f"{model.name}/"): to_numpy(variable) for variable in model.weights}
 
 
 def test_the_original_stays() -> None:
