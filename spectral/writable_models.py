@@ -193,8 +193,9 @@ def _copied(model: Any, make_copy: Callable[[Any], Any]) -> Any:
     try:
         return make_copy(model)
     except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
+        cause = str(error).partition("\n")[0]
         raise ModelError(
-            f"{type(model).__name__}: cannot be copied ({error}); give a copy of your own with inplace=True"
+            f"{type(model).__name__}: cannot be copied ({cause}); give a copy of your own with inplace=True"
         ) from error
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from spectral.errors import ModelError
 from spectral.smoothing import smooth_model
 from spectral.transforms import Replacement, transform_model
 from spectral.truncation import keep_leading
@@ -109,3 +110,29 @@ def test_the_clone_computes() -> None:
     assert np.array_equal(outputs(same), outputs(model))
     other = smooth_model(model, method="svd", percent=0.5).model
     assert not np.allclose(outputs(other), outputs(model))
+
+
+def test_what_cannot_be_cloned() -> None:
+    class Own(keras.Model):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense = keras.layers.Dense(5)
+
+        def call(self, inputs: Any) -> Any:
+            return self.dense(inputs)
+
+    model = Own()
+    model(np.ones((2, 9), dtype=np.float32))
+    with pytest.raises(ModelError, match=r"Own: cannot be copied \(.*\); give a copy of your own with inplace=True$"):
+        transform_model(model, negate)
+    before = weights_of(model)
+    transform_model(model, negate, inplace=True)
+    assert np.array_equal(weights_of(model)["dense/kernel"], -before["dense/kernel"])
+
+
+def test_bfloat16_stays() -> None:
+    model = keras.Sequential([keras.Input((9,)), keras.layers.Dense(8, name="dense", dtype="bfloat16")])
+    result = transform_model(model, negate)
+    assert result.model.weights[0].dtype == "bfloat16"
+    assert result.changes[0].spec.dtype == "bfloat16"
+    assert bool((result.model.weights[0].value == -model.weights[0].value).all())
