@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -160,7 +160,7 @@ class SharpenLayer:
         spec = matrix.spec
         permutations = [self.permute(spec.name, index, block.size) for index, block in enumerate(matrix.slices)]
         permuted = [permute_elements(*pair) for pair in zip(matrix.slices, permutations, strict=True)]
-        spectrum = compute_spectrum(WeightMatrix(spec=spec, slices=np.stack(permuted)))
+        spectrum = compute_spectrum(replace(matrix, slices=np.stack(permuted)))
         if isinstance(spectrum, SpectrumFailure):
             return no_spectrum(spectrum.detail)
         edge = self.edge(spectrum)

@@ -223,7 +223,7 @@ class SmoothLayer:
         return counts
 
     def _count_of_slice(self, matrix: WeightMatrix, index: int) -> int | FitFailure:
-        block = WeightMatrix(spec=matrix.spec, slices=matrix.slices[index : index + 1])
+        block = replace(matrix, slices=matrix.slices[index : index + 1])
         spectrum = compute_spectrum(block)
         if isinstance(spectrum, SpectrumFailure):
             return no_spectrum(f"slice {index}: {spectrum.detail}")

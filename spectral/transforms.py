@@ -155,10 +155,10 @@ def transform_model(
     target = open_for_writing(model, inplace=inplace)
     plan = plan_matrices(target.source.tensors())
     chosen = select_layers(plan.matrices, layers)
-    tasks, followers = _tasks(target, transform, chosen)
+    tasks, left_out = _tasks(target, transform, chosen)
     costs = [float(sum(spec.rf * spec.N * spec.M**2 for spec in task.specs)) for task in tasks]
     changed = run_all(_transform_tensor, tasks, costs=costs, n_workers=n_workers)
-    changes = [*followers, *(change for changes in changed for change in changes)]
+    changes = [*left_out, *(change for changes in changed for change in changes)]
     return TransformedModel(
         model=target.model,
         changes=tuple(sorted(changes, key=lambda change: change.spec.index)),
@@ -204,18 +204,22 @@ def _indices_of(specs: Sequence[MatrixSpec], entry: int | str) -> set[int]:
 def _tasks(
     target: WritableModel, transform: MatrixTransform, specs: Iterable[MatrixSpec]
 ) -> tuple[list[_TensorTask], list[LayerChange]]:
-    """Group layers by tensor; name those whose values another tensor has already."""
+    """Group layers by tensor; name those that cannot be written, and those that change with another."""
     groups: dict[str, list[MatrixSpec]] = {}
     leaders: dict[Any, str] = {}
-    followers: list[LayerChange] = []
+    left_out: list[LayerChange] = []
     for spec in specs:
+        reason = target.why_fixed(spec.tensor)
+        if reason is not None:
+            left_out.append(LayerChange(spec=spec, reason=reason))
+            continue
         leader = leaders.setdefault(target.storage_key(spec.tensor), spec.tensor)
         if leader == spec.tensor:
             groups.setdefault(spec.tensor, []).append(spec)
         else:
-            followers.append(LayerChange(spec=spec, reason=f"tied to {leader}: changed with it"))
+            left_out.append(LayerChange(spec=spec, reason=f"tied to {leader}: changed with it"))
     tasks = [_TensorTask(target=target, transform=transform, specs=tuple(group)) for group in groups.values()]
-    return tasks, followers
+    return tasks, left_out
 
 
 def _transform_tensor(task: _TensorTask) -> list[LayerChange]:

@@ -9,40 +9,75 @@ import copy
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spectral.errors import ModelError, UnsupportedModelError
-from spectral.loaders.dtypes import why_not_float
-from spectral.loaders.memory import MemorySource, is_torch_module, is_torch_tensor, open_mapping, open_module
-from spectral.loaders.protocol import LayerType, TensorInfo, as_little_endian
-from spectral.loaders.torch_tensor import torch_to_numpy
+from spectral.loaders import open_model
+from spectral.loaders.keras_model import KerasVariable, is_keras_layer
+from spectral.loaders.torch_module import is_torch_module
+from spectral.loaders.torch_tensor import is_torch_tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator
+    from collections.abc import Callable, Hashable
 
     from numpy.typing import NDArray
 
     from spectral.loaders.protocol import TensorSource
 
 
-class WritableModel(Protocol):
-    """A model in memory whose tensors can be read and replaced by name."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WritableModel:
+    """A model in memory whose tensors can be read and replaced by name.
 
-    @property
-    def model(self) -> Any:
-        """The model to hand to the user: of the kind that was given."""
+    Attributes
+    ----------
+    model : object
+        The model to hand to the user: of the kind that was given.
+    source : TensorSource
+        Its tensors, as the analysis sees them.
+    held : mapping of str to object
+        What the model itself holds under these names: torch tensors, arrays, Keras variables.
+    """
 
-    @property
-    def source(self) -> TensorSource:
-        """Its tensors, as the analysis sees them."""
+    model: Any = field(repr=False)
+    source: TensorSource
+    held: Mapping[str, Any] = field(repr=False)
 
-    def write(self, name: str, values: NDArray[Any]) -> None:
-        """Replace the values of one tensor; shape and dtype are those that ``source`` loads."""
+    def why_fixed(self, name: str) -> str | None:
+        """Return why a tensor cannot be written back, or None where it can."""
+        value = self.held.get(name)
+        if is_torch_tensor(value) or isinstance(value, (np.ndarray, KerasVariable)):
+            return None
+        return "the model computes this weight from other tensors: it cannot be written back"
 
     def storage_key(self, name: str) -> Hashable:
         """Return what two names have in common exactly if they are the same values in memory (tied weights)."""
+        value = self.held[name]
+        if is_torch_tensor(value):
+            return value.device, value.data_ptr(), tuple(value.shape), value.stride()
+        if isinstance(value, np.ndarray):
+            return value.__array_interface__["data"][0], value.shape, value.strides
+        return id(value)
+
+    def write(self, name: str, values: NDArray[Any]) -> None:
+        """Replace the values of one tensor, which keeps its type, its device and its place in memory.
+
+        Raises
+        ------
+        ModelError
+            A read-only array.
+        """
+        value = self.held[name]
+        if is_torch_tensor(value):
+            value.detach().copy_(_as_torch(values, value))
+        elif isinstance(value, KerasVariable):
+            value.variable.assign(values)
+        elif value.flags.writeable:
+            value[...] = values
+        else:
+            raise ModelError(f"{self.source.label}: {name!r} is a read-only array and cannot be changed in place")
 
 
 def open_for_writing(model: object, *, inplace: bool = False) -> WritableModel:
@@ -50,7 +85,7 @@ def open_for_writing(model: object, *, inplace: bool = False) -> WritableModel:
 
     Parameters
     ----------
-    model : torch.nn.Module, keras.Model or mapping of str to torch tensor or ndarray
+    model : torch.nn.Module, Keras model or layer, or mapping of str to torch tensor or ndarray
         A checkpoint on disk has to be loaded first, and saved afterwards, by the package that made it.
     inplace : bool
         Write to the caller's own tensors, those of a mapping too, instead of those of a deep copy.
@@ -60,125 +95,33 @@ def open_for_writing(model: object, *, inplace: bool = False) -> WritableModel:
     UnsupportedModelError
         The object is none of these.
     ModelError
-        The model cannot be copied, or an array to be written in place is read-only.
+        The model cannot be copied.
     """
-    # On its torch backend a Keras model is a torch module, too.
-    if _is_keras_model(model):
-        return _open_keras(model if inplace else _copied(model, _clone_keras))
-    if is_torch_module(model):
-        module = model if inplace else _copied(model, copy.deepcopy)
-        return _WritableTensors(model=module, source=open_module(module))
-    if isinstance(model, Mapping):
-        tensors = model if inplace else _copied(model, _copy_mapping)
-        return _WritableTensors(model=tensors, source=open_mapping(tensors, label=type(model).__name__))
-    raise UnsupportedModelError(
-        f"cannot change the weights of a {type(model).__module__}.{type(model).__qualname__}: expected a torch module, "
-        "a Keras model, a state dict or a dict of numpy arrays (load a checkpoint first)"
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _WritableTensors:
-    """A torch module, or a mapping of torch tensors and arrays: what ``source.values`` holds is written to."""
-
-    model: Any
-    source: MemorySource = field(repr=False)
-
-    def write(self, name: str, values: NDArray[Any]) -> None:
-        held = self.source.values[name]
-        if is_torch_tensor(held):
-            held.detach().copy_(_as_torch(values, held))
-        elif held.flags.writeable:
-            held[...] = values
-        else:
-            raise ModelError(f"{self.source.label}: {name!r} is a read-only array and cannot be changed in place")
-
-    def storage_key(self, name: str) -> Hashable:
-        held = self.source.values[name]
-        if is_torch_tensor(held):
-            return held.device, held.data_ptr(), tuple(held.shape), held.stride()
-        return held.__array_interface__["data"][0], held.shape, held.strides
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _KerasSource:
-    """The variables of a Keras model, kernels of convolutions in the order (out, in, k1, .., kd)."""
-
-    label: str
-    infos: dict[str, TensorInfo] = field(repr=False)
-    variables: dict[str, Any] = field(repr=False)
-    is_kernel: frozenset[str] = field(repr=False)
-
-    def tensors(self) -> tuple[TensorInfo, ...]:
-        return tuple(self.infos.values())
-
-    def load(self, name: str) -> NDArray[Any]:
-        held = self.variables[name].value
-        values = torch_to_numpy(self.label, name, held) if is_torch_tensor(held) else np.asarray(held)
-        return as_little_endian(_channels_first(values) if name in self.is_kernel else values)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _WritableKeras:
-    model: Any
-    source: _KerasSource = field(repr=False)
-
-    def write(self, name: str, values: NDArray[Any]) -> None:
-        self.source.variables[name].assign(_channels_last(values) if name in self.source.is_kernel else values)
-
-    def storage_key(self, name: str) -> Hashable:
-        return id(self.source.variables[name])
-
-
-_KERAS_ROLES = {
-    "Dense": LayerType.DENSE,
-    "Embedding": LayerType.EMBEDDING,
-    "Conv1D": LayerType.CONV1D,
-    "Conv2D": LayerType.CONV2D,
-}
-"""Class of a Keras layer -> what its ``kernel`` or ``embeddings`` is."""
-
-
-def _open_keras(model: Any) -> _WritableKeras:
-    """List the variables of every layer; a layer that appears twice is one layer."""
-    infos: dict[str, TensorInfo] = {}
-    variables: dict[str, Any] = {}
-    kernels: set[str] = set()
-    roles = {
-        id(variable): _KERAS_ROLES.get(type(layer).__name__)
-        for layer in _walk_layers(model)
-        for variable in layer.weights
-        if variable.name in ("kernel", "embeddings")
-    }
-    for variable in model.weights:
-        path = variable.path.removeprefix(f"{model.name}/")
-        name = path if path not in infos else f"{path}#{len(infos)}"
-        role = roles.get(id(variable))
-        shape = tuple(variable.shape)
-        if role in (LayerType.CONV1D, LayerType.CONV2D):
-            kernels.add(name)
-            shape = (shape[-1], shape[-2], *shape[:-2])
-        dtype = str(variable.dtype)
-        infos[name] = TensorInfo(name=name, shape=shape, dtype=dtype, role=role, refusal=why_not_float(dtype))
-        variables[name] = variable
-    source = _KerasSource(label=type(model).__name__, infos=infos, variables=variables, is_kernel=frozenset(kernels))
-    return _WritableKeras(model=model, source=source)
-
-
-def _walk_layers(layer: Any) -> Iterator[Any]:
-    """Yield a layer before those it contains, so that of a variable the innermost layer has the last word."""
-    yield layer
-    for inner in (*getattr(layer, "layers", ()), *filter(None, [getattr(layer, "layer", None)])):
-        yield from _walk_layers(inner)
-
-
-def _is_keras_model(value: object) -> bool:
-    keras = sys.modules.get("keras")
-    return keras is not None and isinstance(value, keras.Model)
+    make_copy: Callable[[Any], Any]
+    if is_keras_layer(model):  # Before torch: on that backend a Keras model is a torch module, too.
+        make_copy = _clone_keras
+    elif is_torch_module(model):
+        make_copy = copy.deepcopy
+    elif isinstance(model, Mapping):
+        make_copy = _copy_mapping
+    else:
+        raise UnsupportedModelError(
+            f"cannot change the weights of a {type(model).__module__}.{type(model).__qualname__}: expected a torch "
+            "module, a Keras model, a state dict or a dict of numpy arrays (load a checkpoint first)"
+        )
+    target = model if inplace else _copied(model, make_copy)
+    source = open_model(target)
+    # Weights that are multiplied out of their factors stand before the tensors of the model itself.
+    held: Any = getattr(source, "inner", source)
+    return WritableModel(model=target, source=source, held=held.values)
 
 
 def _clone_keras(model: Any) -> Any:
-    clone = sys.modules["keras"].models.clone_model(model)
+    # tf.keras is the same package under another name, and a layer alone has no weights before it is built.
+    keras = sys.modules.get("keras") or sys.modules["tf_keras"]
+    if not isinstance(model, keras.Model):
+        raise TypeError("a layer alone is not cloned")
+    clone = keras.models.clone_model(model)
     for new, old in zip(clone.weights, model.weights, strict=True):
         new.assign(old.value)
     return clone
@@ -206,13 +149,3 @@ def _as_torch(values: NDArray[Any], held: Any) -> Any:
         return torch.from_numpy(values)
     # Types that numpy lacks cross as integers of the same width, so that no bit changes.
     return torch.from_numpy(values.view({1: np.uint8, 2: np.int16}[values.dtype.itemsize])).view(held.dtype)
-
-
-def _channels_first(kernel: NDArray[Any]) -> NDArray[Any]:
-    """(k1, .., kd, in, out) -> (out, in, k1, .., kd)."""
-    return np.moveaxis(kernel, (-1, -2), (0, 1))
-
-
-def _channels_last(kernel: NDArray[Any]) -> NDArray[Any]:
-    """(out, in, k1, .., kd) -> (k1, .., kd, in, out)."""
-    return np.moveaxis(kernel, (0, 1), (-1, -2))

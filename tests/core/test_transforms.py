@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -107,7 +108,8 @@ class TestTorchModule:
         plain = as_weight_matrix
 
         def copying(spec: Any, values: Any) -> WeightMatrix:
-            return WeightMatrix(spec=spec, slices=plain(spec, values).slices.copy())
+            matrix = plain(spec, values)
+            return replace(matrix, slices=matrix.slices.copy())
 
         expected = values_of(transform_model(Network(), number_slices).model)
         monkeypatch.setattr(transforms, "as_weight_matrix", copying)
