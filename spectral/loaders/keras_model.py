@@ -61,9 +61,10 @@ def open_keras(model: Any) -> MemorySource:
     for variable, owner in _owners(model):
         name = _free_name(_path_of(variable, model), values)
         value = getattr(variable, "value", None)
-        is_torch = is_torch_tensor(value)
-        values[name] = value if is_torch else KerasVariable(variable=variable)
-        info = describe_torch_tensor(name, value) if is_torch else _describe(name, variable)
+        if is_torch_tensor(value):
+            values[name], info = value, describe_torch_tensor(name, value)
+        else:
+            values[name], info = KerasVariable(variable=variable), _describe(name, variable)
         infos[name] = replace(info, parts=_parts_of(info, owner))
     return MemorySource(label=f"{type(model).__name__} {model.name!r}", infos=infos, values=values)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -26,6 +26,11 @@ def old_weight_norm(layer: Any, **options: Any) -> Any:
         return torch.nn.utils.weight_norm(layer, **options)
 
 
+def pruned(layer: Any) -> Any:
+    prune.random_unstructured(layer, "weight", amount=0.5)  # type: ignore[no-untyped-call, unused-ignore]
+    return layer
+
+
 def scramble(layer: Any) -> Any:
     """Give every parameter new values, so that g is not the norm of v."""
     with torch.no_grad():
@@ -37,14 +42,14 @@ def scramble(layer: Any) -> Any:
 LAYERS = {
     "linear": lambda: parametrizations.weight_norm(torch.nn.Linear(20, 30)),
     "other axis": lambda: parametrizations.weight_norm(torch.nn.Linear(20, 30), dim=1),
-    "one number": lambda: parametrizations.weight_norm(torch.nn.Linear(20, 30), dim=None),
+    "one number": lambda: parametrizations.weight_norm(torch.nn.Linear(20, 30), dim=cast("int", None)),
     "convolution": lambda: parametrizations.weight_norm(torch.nn.Conv2d(20, 30, 3)),
     "last axis": lambda: parametrizations.weight_norm(torch.nn.Conv1d(20, 30, 3), dim=2),
     "float64": lambda: parametrizations.weight_norm(torch.nn.Linear(20, 30).double()),
     "old": lambda: old_weight_norm(torch.nn.Linear(20, 30)),
     "old, one number": lambda: old_weight_norm(torch.nn.Linear(20, 30), dim=None),
     "old, of a gate": lambda: old_weight_norm(torch.nn.LSTM(20, 30), name="weight_hh_l0"),
-    "pruned": lambda: prune.random_unstructured(torch.nn.Linear(20, 30), "weight", amount=0.5),
+    "pruned": lambda: pruned(torch.nn.Linear(20, 30)),
 }
 
 

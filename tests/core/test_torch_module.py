@@ -74,7 +74,7 @@ class TestTies:
 
 class TestParametrizations:
     def test_training_mode_and_buffers_stay(self) -> None:
-        layer = parametrizations.spectral_norm(torch.nn.Linear(20, 30))
+        layer: Any = parametrizations.spectral_norm(torch.nn.Linear(20, 30))
         before = copy.deepcopy(layer.state_dict())
         source = open_model(layer)
         one, two = source.load("weight"), source.load("weight")
@@ -88,7 +88,7 @@ class TestParametrizations:
             def forward(self, weight: torch.Tensor) -> torch.Tensor:
                 return torch.cat([weight, weight])
 
-        layer = torch.nn.Linear(20, 30, bias=False)
+        layer: Any = torch.nn.Linear(20, 30, bias=False)
         parametrize.register_parametrization(layer, "weight", Doubled(), unsafe=True)
         (spec,) = describe(layer).matrices
         assert (spec.name, spec.shape) == ("weight", (60, 20))
@@ -101,7 +101,7 @@ class TestParametrizations:
         assert describe(layer).coverage == 600 / 630
 
     def test_of_a_gate_matrix(self) -> None:
-        layer = parametrizations.weight_norm(torch.nn.LSTM(20, 24), name="weight_hh_l0")
+        layer: Any = parametrizations.weight_norm(torch.nn.LSTM(20, 24), name="weight_hh_l0")
         found = {item.name: item.content_hash for item in analyze(layer).layers}
         assert set(found) == {f"weight_{kind}_l0.{gate}" for kind in ("ih", "hh") for gate in "ifgo"}
         effective = layer.weight_hh_l0.detach()[24:48].clone()

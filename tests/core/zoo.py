@@ -82,7 +82,7 @@ def every_layer_model(seed: int) -> Any:
             # A quotient of normals and an average of three squares: Student's t with three degrees of freedom.
             normal = torch.randn((4, *parameter.shape), generator=generator)
             parameter.copy_(normal[0] / normal[1:].square().mean(0).sqrt())
-    prune.l1_unstructured(model["pruned"], "weight", amount=0.4)
+    prune.l1_unstructured(model["pruned"], "weight", amount=0.4)  # type: ignore[no-untyped-call, unused-ignore]
     model["tied"].weight = model["embedding"].weight
     return model
 
@@ -110,14 +110,7 @@ def hand_cut(model: Any) -> dict[str, list[NDArray[Any]]]:
         layer = model[name]
         blocks = layer.weight.flatten(2).chunk(layer.groups)
         add(name, *[position for block in blocks for position in block.unbind(-1)])
-    for name in ("lstm", "gru", "rnn", "lstm_projected", "lstm_cell", "gru_cell", "rnn_cell"):
-        gates = TORCH_GATES.get(name.partition("_")[0].upper(), "")
-        for parameter, weight in model[name].named_parameters():
-            if "weight_hr" in parameter or ("weight" in parameter and not gates):
-                add(f"{name}.{parameter}", weight)
-            elif "weight" in parameter:
-                for gate, block in zip(gates, weight.chunk(len(gates)), strict=True):
-                    add(f"{name}.{parameter}.{gate}", block)
+    _add_recurrent(model, add)
     attention, cross = model["attention"], model["cross_attention"]
     for letter, block in zip("qkv", attention.in_proj_weight.chunk(3), strict=True):
         add(f"attention.in_proj_weight.{letter}", block)
@@ -133,6 +126,17 @@ def hand_cut(model: Any) -> dict[str, list[NDArray[Any]]]:
             add(f"experts.{name}.{index}", expert)
     _add_wrapped(model, add)
     return cuts
+
+
+def _add_recurrent(model: Any, add: Any) -> None:
+    for name in ("lstm", "gru", "rnn", "lstm_projected", "lstm_cell", "gru_cell", "rnn_cell"):
+        gates = TORCH_GATES.get(name.partition("_")[0].upper(), "")
+        for parameter, weight in model[name].named_parameters():
+            if "weight_hr" in parameter or ("weight" in parameter and not gates):
+                add(f"{name}.{parameter}", weight)
+            elif "weight" in parameter:
+                for gate, block in zip(gates, weight.chunk(len(gates)), strict=True):
+                    add(f"{name}.{parameter}.{gate}", block)
 
 
 def _add_wrapped(model: Any, add: Any) -> None:
