@@ -22,12 +22,13 @@ from spectral.marchenko_pastur import fit_marchenko_pastur
 from spectral.spectrum import Spectrum, SpectrumFailure, compute_spectrum
 from spectral.transforms import Replacement, TransformedModel, no_spectrum, transform_model
 from spectral.truncation import clip_singular_values
-from spectral.weights import WeightMatrix
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from numpy.typing import NDArray
+
+    from spectral.weights import WeightMatrix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,10 +21,11 @@ from spectral.power_law import MIN_EVALS, fit_power_law
 from spectral.spectrum import Spectrum, SpectrumFailure, compute_spectrum
 from spectral.transforms import Replacement, TransformedModel, no_spectrum, transform_model
 from spectral.truncation import drop_leading, keep_leading
-from spectral.weights import WeightMatrix
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from spectral.weights import WeightMatrix
 
 
 class KeepRule(Protocol):

@@ -194,6 +194,8 @@ class TestModels:
         """A rule in the scale of the spectrum (√½ on every slice) clips σ in the scale of the weights."""
         values = noise(40, 30, 1)[:, :, None, None] * np.ones((1, 1, 2, 1))
         values[3, 4, 1, 0] = 20.0
+        # In the scale of the spectrum no trap; its square would be one.
+        values[3, 4, 0, 0] = 12.0
         seen = []
 
         def edge(spectrum: Spectrum) -> TrapEdge:

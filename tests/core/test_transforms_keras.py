@@ -55,12 +55,7 @@ def test_the_original_stays() -> None:
     result = transform_model(model, negate)
     assert isinstance(result.model, keras.Sequential)
     after, new = weights_of(model), weights_of(result.model)
-    assert [change.spec.name for change in result.changes] == [
-        "stem/kernel",
-        "line/kernel",
-        "dense/kernel",
-        "head/kernel",
-    ]
+    assert [change.spec.name for change in result.changes] == ["stem", "line", "dense", "head"]
     for name, old in before.items():
         assert np.array_equal(after[name], old)
         assert np.array_equal(new[name], -old if name.endswith("kernel") else old), name
@@ -69,7 +64,7 @@ def test_the_original_stays() -> None:
 def test_inplace() -> None:
     model = network()
     before = weights_of(model)
-    assert transform_model(model, negate, layers=["dense/kernel"], inplace=True).model is model
+    assert transform_model(model, negate, layers=["dense"], inplace=True).model is model
     for name, new in weights_of(model).items():
         assert np.array_equal(new, -before[name] if name == "dense/kernel" else before[name])
 
@@ -77,7 +72,7 @@ def test_inplace() -> None:
 def test_slices_of_a_kernel() -> None:
     """(k1, k2, in, out): each position is a matrix of its own."""
     model = network()
-    result = smooth_model(model, method="svd", percent=0.5, layers=["stem/kernel", "line/kernel"])
+    result = smooth_model(model, method="svd", percent=0.5, layers=["stem", "line"])
     assert [(change.spec.N, change.spec.M, change.spec.rf) for change in result.changes] == [(3, 2, 16), (6, 2, 5)]
     old, new = weights_of(model), weights_of(result.model)
     for i in range(4):
@@ -113,7 +108,9 @@ def test_the_clone_computes() -> None:
 
 
 def test_what_cannot_be_cloned() -> None:
-    class Own(keras.Model):  # type: ignore[misc]
+    base: Any = keras.Model
+
+    class Own(base):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.dense = keras.layers.Dense(5)
