@@ -94,7 +94,8 @@ def delta_source(model: object, base_model: object) -> DeltaSource:
     pairing = pair_models(first, second)
     infos = {name: _difference(pairing, name) for name in pairing.infos_first}
     for name in pairing.only_second:
-        infos[name] = replace(pairing.infos_second[name], refusal=ONLY_IN_BASE, max_rank=None)
+        lonely = pairing.infos_second[name]
+        infos[name] = replace(lonely, refusal=lonely.refusal or ONLY_IN_BASE, max_rank=None)
     return DeltaSource(
         label=f"{first.label} - {second.label}", model=first, base=second, infos=infos, partners=dict(pairing.partners)
     )
