@@ -17,7 +17,7 @@ from spectral.errors import ModelError, ModelMismatchError, ModelNotFoundError, 
 from spectral.loaders.memory import is_torch_module
 from spectral.loaders.opening import open_model
 from spectral.loaders.protocol import TensorInfo
-from spectral.lora import FACTOR_PARTS, MAGNITUDE, LoraUpdate, find_updates, unknown_parts
+from spectral.lora import FACTOR_PARTS, MAGNITUDE, PEFT_PREFIX, LoraUpdate, find_updates, unknown_parts
 from spectral.pairing import match_names
 
 if TYPE_CHECKING:
@@ -278,8 +278,9 @@ def _with_base(
     label: str,
 ) -> dict[str, AdapterTensor]:
     """Lay updates and saved modules over the tensors of the base."""
-    wanted = [f"{update.path}.weight" for update in updates]
-    partners = match_names([*wanted, *(name for name in saved if name not in wanted)], base_infos)
+    wanted = [_in_base(f"{update.path}.weight", base_infos) for update in updates]
+    replaced = {_in_base(name, base_infos): info for name, info in saved.items()}
+    partners = match_names([*wanted, *(name for name in replaced if name not in wanted)], base_infos)
     updated = [
         _update_on(update, base_infos.get(partners.get(name, ""))) for update, name in zip(updates, wanted, strict=True)
     ]
@@ -288,7 +289,7 @@ def _with_base(
             f"{label}: the base fits none of the {len(updated)} adapted layers: {_first_trouble(updated)}"
         )
     entries = {name: AdapterTensor(info=replace(info, name=name), base=info.name) for name, info in base_infos.items()}
-    for name, info in saved.items():
+    for name, info in replaced.items():
         target = partners.get(name, name)
         entries[target] = AdapterTensor(info=replace(info, name=target), base=info.name, is_saved=True)
     for update, name, entry in zip(updates, wanted, updated, strict=True):
@@ -300,6 +301,11 @@ def _with_base(
             entries[alone.info.name] = alone
             entries[entry.info.name] = entry
     return entries
+
+
+def _in_base(name: str, base_infos: Mapping[str, TensorInfo]) -> str:
+    """Return the name without the prefix that PEFT puts before every name of an adapter file."""
+    return name if name in base_infos else name.removeprefix(PEFT_PREFIX)
 
 
 def _first_trouble(entries: list[AdapterTensor]) -> str:

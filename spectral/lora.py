@@ -27,6 +27,8 @@ FACTOR_PARTS = {"lora_A": "A", "lora_B": "B", "lora_embedding_A": "A", "lora_emb
 _CONVOLUTIONS = {3: LayerType.CONV1D, 4: LayerType.CONV2D, 5: LayerType.CONV3D}
 """Number of dimensions of A -> what the layer is."""
 
+PEFT_PREFIX = "base_model.model."
+
 MAGNITUDE = "lora_magnitude_vector"
 """What a DoRA layer has beside A and B."""
 
@@ -207,7 +209,7 @@ def _pair_up(
     if not chains or (kind == "lora_embedding_" and len(a) != 2):
         raise CorruptCheckpointError(f"{where} do not chain: expected (r, in, ..) and (out, r, ..)")
     rank = a[0]
-    short_path = path.removeprefix("base_model.model.")
+    short_path = path.removeprefix(PEFT_PREFIX)
     expected = config.rank_of(short_path) if config is not None else None
     if expected is not None and expected != rank:
         raise CorruptCheckpointError(f"{where} have rank {rank}, but the configuration says {expected}")
