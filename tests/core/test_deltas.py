@@ -36,7 +36,7 @@ def network(seed: int, size: float = 0.0) -> Any:
     with torch.no_grad():
         for parameter in net.parameters():
             heavy = torch.from_numpy(heavy_tailed(*parameter.shape, seed=seed)).float()
-            parameter += size * (heavy + torch.randn(parameter.shape, generator=generator))
+            parameter.add_(size * (heavy + torch.randn(parameter.shape, generator=generator)))
     return net
 
 
@@ -172,9 +172,11 @@ def test_ranks_add_up() -> None:
     [
         (
             arrays(0, "x.weight", "y.weight", "z.weight", "u.weight"),
-            r"^dict and dict are not of one architecture: they hold 2 and 4 tensors of two or more dimensions, and 0 "
-            r"agree in name and shape; only in the first: a.weight, b.weight; "
-            r"only in the second: x.weight, y.weight, z.weight, .. \(4 in all\)$",
+            (
+                r"^dict and dict are not of one architecture: they hold 2 and 4 tensors of two or more dimensions, and 0 "
+                r"agree in name and shape; only in the first: a.weight, b.weight; "
+                r"only in the second: x.weight, y.weight, z.weight, .. \(4 in all\)$"
+            ),
         ),
         (
             arrays(0, "a.weight", "b.weight", shape=(60, 40)),
