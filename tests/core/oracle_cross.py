@@ -16,14 +16,16 @@ def oracle_deltas(module: Any, base: Any, **options: Any) -> pd.DataFrame:
     """Analyse module - base with the incumbent; rows by longname."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return _incumbent(model=module, base_model=base).analyze(**options).set_index("longname")
+        details: pd.DataFrame = _incumbent(model=module, base_model=base).analyze(**options)
+    return details.set_index("longname")
 
 
 def oracle_adapter(module: Any, peft: bool | str) -> pd.DataFrame:
     """Analyse a module with LoRA layers with the incumbent; rows by longname."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return _incumbent(model=module).analyze(peft=peft, min_evals=2).set_index("longname")
+        details: pd.DataFrame = _incumbent(model=module).analyze(peft=peft, min_evals=2)
+    return details.set_index("longname")
 
 
 def oracle_distances(first: Any, second: Any, method: str) -> tuple[float, float, pd.DataFrame]:

@@ -242,7 +242,7 @@ def test_overflow_is_a_finding_not_a_warning() -> None:
 # --- modules ------------------------------------------------------------------------------------------------
 
 
-class Wrapped(torch.nn.Module):
+class Wrapped(torch.nn.Module):  # type: ignore[misc]  # torch has no types here
     """What PEFT puts in place of a linear layer, as far as names go."""
 
     def __init__(self, n_in: int, n_out: int, rank: int, seed: int, names: tuple[str, ...] = ("default",)) -> None:
@@ -292,7 +292,7 @@ def test_several_adapters(name: str, seed: int) -> None:
     module = torch.nn.Module()
     module.q = Wrapped(10, 8, 4, 0, names=("one", "two"))
     config = SimpleNamespace(**CONFIG)
-    module.peft_config = {"one": config, "two": config}  # type: ignore[assignment]
+    module.peft_config = {"one": config, "two": config}
     source = adapter_source(module, adapter_name=name)
     analysed = [info.name for info in source.tensors() if info.refusal is None]
     assert analysed == [f"q.lora_BA.{name}.weight"]

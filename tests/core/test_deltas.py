@@ -173,8 +173,8 @@ def test_ranks_add_up() -> None:
         (
             arrays(0, "x.weight", "y.weight", "z.weight", "u.weight"),
             (
-                r"^dict and dict are not of one architecture: they hold 2 and 4 tensors of two or more dimensions, and 0 "
-                r"agree in name and shape; only in the first: a.weight, b.weight; "
+                r"^dict and dict are not of one architecture: they hold 2 and 4 tensors of two or more dimensions, "
+                r"and 0 agree in name and shape; only in the first: a.weight, b.weight; "
                 r"only in the second: x.weight, y.weight, z.weight, .. \(4 in all\)$"
             ),
         ),
