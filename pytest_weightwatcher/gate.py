@@ -141,7 +141,7 @@ class Gate:
         self._stack.close()
 
     def _future(self, task: MatrixTask) -> Future[LayerAnalysis]:
-        key = (id(task.source), task.spec.tensor)
+        key = (id(task.source), task.spec.name)
         if key not in self._futures:
             if self._executor is None:
                 self._stack.enter_context(single_threaded_blas())

@@ -22,7 +22,7 @@ from spectral.metrics import (
 )
 from spectral.power_law import MIN_EVALS, PowerLawFit, fit_power_law
 from spectral.spectrum import Spectrum, SpectrumFailure, compute_spectrum
-from spectral.weights import MatrixSpec, ModelPlan, UnanalysedTensor, as_weight_matrix, plan_matrices
+from spectral.weights import MatrixSpec, ModelPlan, UnanalysedTensor, WeightMatrix, load_matrix, plan_matrices
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -72,7 +72,8 @@ class LayerAnalysis:
     spec : MatrixSpec
         Name, type and shape.
     content_hash : str
-        SHA-256 over dtype, shape and bytes; equal for equal tensors in any file format.
+        SHA-256 over dtype, shape and bytes; equal for equal tensors in any file format. For a part of a tensor,
+        that of the part: equal to the hash of the same matrix stored alone.
     spectrum : Spectrum or SpectrumFailure
         The eigenvalues, or why there are none.
     fit : PowerLawFit or FitFailure
@@ -163,7 +164,8 @@ class Description:
     @cached_property
     def other_tensors(self) -> tuple[str, ...]:
         """Names of the float tensors that no matrix here covers: biases, norms, unanalysed and excluded ones."""
-        analysed = {spec.tensor for spec in self.matrices}
+        # A tensor with a part left out is read as a whole, too.
+        analysed = {spec.tensor for spec in self.matrices} - {tensor.name for tensor in self.unanalysed}
         return tuple(info.name for info in self.source.tensors() if info.refusal is None and info.name not in analysed)
 
     def tasks(self) -> tuple[MatrixTask, ...]:
@@ -310,8 +312,7 @@ def analyze_matrix(task: MatrixTask) -> LayerAnalysis:
 
 
 def _analyze_matrix(task: MatrixTask) -> LayerAnalysis:
-    values = task.source.load(task.spec.tensor)
-    matrix = as_weight_matrix(task.spec, values)
+    matrix = load_matrix(task.source, task.spec)
     spectrum = compute_spectrum(matrix)
     metrics: dict[str, float | int] = {}
     fit: PowerLawFit | FitFailure
@@ -324,10 +325,10 @@ def _analyze_matrix(task: MatrixTask) -> LayerAnalysis:
             metrics.update(power_law_metrics(spectrum, fit))
     return LayerAnalysis(
         spec=task.spec,
-        content_hash=_content_hash(task.spec, values),
+        content_hash=_content_hash(matrix),
         spectrum=spectrum,
         fit=fit,
-        is_constant=_is_constant(values),
+        is_constant=_is_constant(matrix.values),
         metrics=MappingProxyType(metrics),
     )
 
@@ -349,9 +350,15 @@ def _describe_plan(source: TensorSource, plan: ModelPlan, options: AnalysisOptio
     for spec in plan.matrices:
         if any(fnmatchcase(spec.name, pattern) for pattern in options.exclude):
             left_out.append(
-                UnanalysedTensor(name=spec.tensor, shape=spec.shape, dtype=spec.dtype, reason=EXCLUDED_BY_OPTION)
+                UnanalysedTensor(
+                    name=spec.tensor,
+                    shape=spec.shape,
+                    dtype=spec.dtype,
+                    reason=EXCLUDED_BY_OPTION,
+                    part=spec.part.name,
+                )
             )
-            n_left_out += spec.rows * spec.columns * spec.rf
+            n_left_out += spec.part.n_values
         else:
             kept.append(spec)
     n_wanted = plan.n_parameters - n_left_out
@@ -384,8 +391,9 @@ def _flops(spec: MatrixSpec) -> float:
     return spec.rf * (spec.N * spec.M**2 + 4.0 / 3.0 * spec.M**3)
 
 
-def _content_hash(spec: MatrixSpec, values: NDArray[Any]) -> str:
-    digest = hashlib.sha256(f"{spec.dtype}:{','.join(map(str, spec.shape))}:".encode())
+def _content_hash(matrix: WeightMatrix) -> str:
+    values = matrix.values
+    digest = hashlib.sha256(f"{matrix.spec.dtype}:{','.join(map(str, values.shape))}:".encode())
     digest.update(values.reshape(-1).view("u1").data)
     return digest.hexdigest()
 

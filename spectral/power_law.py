@@ -6,8 +6,9 @@ SIAM Review 51 (2009) 661, equations 3.1 (exponent), 3.2 (its error) and 3.9 (di
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,7 +31,9 @@ MIN_TAIL = 8
 MIN_LOG_SPREAD = 1e-10
 """A tail whose largest and smallest value differ by less than this share is rounding noise around one value."""
 
-_PROBES = 16
+_PROBES = (12, 64, 512)
+_FEW_STARTS = 64
+_BLOCK_VALUES = 1 << 19
 _SLACK = 1e-12
 
 
@@ -60,7 +63,33 @@ class PowerLawFit:
     n_tail: int
 
 
-def fit_power_law(evals: NDArray[np.float64], *, min_evals: int = MIN_EVALS) -> PowerLawFit | FitFailure:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PowerLawProfile:
+    """What every candidate xmin has to say: the curve the fit takes its minimum from.
+
+    Attributes
+    ----------
+    xmins, alphas, distances : ndarray of float64, shape (n_candidates,)
+        Where each tail begins (ascending), its exponent and its Kolmogorov-Smirnov distance. Read-only.
+    """
+
+    xmins: NDArray[np.float64] = field(repr=False)
+    alphas: NDArray[np.float64] = field(repr=False)
+    distances: NDArray[np.float64] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        for values in (self.xmins, self.alphas, self.distances):
+            values.flags.writeable = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By way of the constructor, so that the arrays are read-only in another process, too.
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return partial(PowerLawProfile, **values), ()
+
+
+def fit_power_law(
+    evals: NDArray[np.float64], *, min_evals: int = MIN_EVALS, xmin_range: tuple[float, float] | None = None
+) -> PowerLawFit | FitFailure:
     """Fit a power law to the tail of a spectrum.
 
     On x = λ above :data:`EVALS_THRESHOLD`, for each candidate xmin = x_i: ``α_i = 1 + n_i / Σ ln(x_j/x_i)``
@@ -73,6 +102,8 @@ def fit_power_law(evals: NDArray[np.float64], *, min_evals: int = MIN_EVALS) -> 
         Eigenvalues, ascending and finite.
     min_evals : int
         Fewer eigenvalues than this are not fitted. At least 2.
+    xmin_range : pair of float, optional
+        Only eigenvalues from the first to the second, both included, are candidates for xmin.
 
     Returns
     -------
@@ -87,24 +118,16 @@ def fit_power_law(evals: NDArray[np.float64], *, min_evals: int = MIN_EVALS) -> 
     Notes
     -----
     D_i is a maximum over the tail, so its value at a few points bounds it from below. Candidates are
-    evaluated in full in the order of that bound and only while it could still win, which leaves the result
-    as the full scan has it.
+    looked at at ever more points and evaluated in full in the order of that bound, and only while they could
+    still win, which leaves the result as the full scan has it.
     """
-    _check_evals(evals)
-    if len(evals) < min_evals:
-        return _too_few(f"{len(evals)} eigenvalues, at least {min_evals} are needed for a fit")
-    x = np.asarray(evals[evals > EVALS_THRESHOLD], dtype=np.float64)
-    n = len(x)
-    min_tail = MIN_TAIL if n < SMALL_SAMPLE else 2
-    if n < min_tail:
-        return _too_few(f"{n} eigenvalues above {EVALS_THRESHOLD:g}, at least {min_tail} are needed for a fit")
-    log_x = np.log(x)
+    candidates = power_law_candidates(evals, min_evals, xmin_range)
+    if isinstance(candidates, FitFailure):
+        return candidates
+    x, log_x, starts = candidates.x, candidates.log_x, candidates.starts
     alphas = _exponents(log_x)
-    starts = np.arange(n - min_tail + 1)
-    starts = starts[log_x[-1] - log_x[starts] > MIN_LOG_SPREAD]
-    if len(starts) == 0:
-        return FitFailure(reason=FitFailureReason.NO_SPREAD, detail="all eigenvalues in the tail are equal")
     best, distance = _first_smallest_distance(log_x, alphas, starts)
+    n = len(x)
     n_tail = n - best
     return PowerLawFit(
         alpha=float(alphas[best]),
@@ -115,6 +138,22 @@ def fit_power_law(evals: NDArray[np.float64], *, min_evals: int = MIN_EVALS) -> 
         # Values equal to xmin that stand before it belong to the tail, too.
         n_tail=int(n - np.searchsorted(x, x[best], side="left")),
     )
+
+
+def power_law_profile(evals: NDArray[np.float64], *, min_evals: int = MIN_EVALS) -> PowerLawProfile | FitFailure:
+    """Return exponent and distance of every candidate xmin, for plots and for a look at other minima.
+
+    Takes a time that grows with the square of the number of eigenvalues: 0.1 s for 4,096.
+
+    Parameters, errors and failures are those of :func:`fit_power_law`; its fit is the first smallest distance here.
+    """
+    candidates = power_law_candidates(evals, min_evals, None)
+    if isinstance(candidates, FitFailure):
+        return candidates
+    x, log_x, starts = candidates.x, candidates.log_x, candidates.starts
+    alphas = _exponents(log_x)
+    distances = [_distance(log_x, float(alphas[start]), int(start)) for start in starts]
+    return PowerLawProfile(xmins=x[starts], alphas=alphas[starts], distances=np.array(distances, dtype=np.float64))
 
 
 def alpha_at_tail(evals: NDArray[np.float64], n_tail: int) -> float | None:
@@ -140,7 +179,7 @@ def alpha_at_tail(evals: NDArray[np.float64], n_tail: int) -> float | None:
     ValueError
         The eigenvalues are not one-dimensional, ascending and finite.
     """
-    _check_evals(evals)
+    check_evals(evals)
     if n_tail < 2 or len(evals) < n_tail or not evals[-n_tail] > EVALS_THRESHOLD:
         return None
     log_x = np.log(evals[-n_tail:])
@@ -151,9 +190,45 @@ def alpha_at_tail(evals: NDArray[np.float64], n_tail: int) -> float | None:
     return 1.0 + n_fitted / total
 
 
-def _check_evals(evals: NDArray[np.float64]) -> None:
+def check_evals(evals: NDArray[np.float64]) -> None:
+    """Raise ValueError unless the eigenvalues are one-dimensional, ascending and finite."""
     if evals.ndim != 1 or not bool(np.isfinite(evals).all()) or bool(np.any(evals[1:] < evals[:-1])):
         raise ValueError(f"evals must be one-dimensional, ascending and finite, got an array of shape {evals.shape}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Candidates:
+    """The values that are fitted, ascending, and the positions at which a tail may begin."""
+
+    x: NDArray[np.float64]
+    log_x: NDArray[np.float64]
+    starts: NDArray[np.intp]
+
+
+def power_law_candidates(
+    evals: NDArray[np.float64], min_evals: int, xmin_range: tuple[float, float] | None
+) -> Candidates | FitFailure:
+    """Return what a law of the tail may be fitted to; parameters and errors are those of :func:`fit_power_law`."""
+    check_evals(evals)
+    if len(evals) < min_evals:
+        return _too_few(f"{len(evals)} eigenvalues, at least {min_evals} are needed for a fit")
+    x = np.asarray(evals[evals > EVALS_THRESHOLD], dtype=np.float64)
+    n = len(x)
+    min_tail = MIN_TAIL if n < SMALL_SAMPLE else 2
+    if n < min_tail:
+        return _too_few(f"{n} eigenvalues above {EVALS_THRESHOLD:g}, at least {min_tail} are needed for a fit")
+    log_x = np.log(x)
+    starts = np.arange(n - min_tail + 1)
+    starts = starts[log_x[-1] - log_x[starts] > MIN_LOG_SPREAD]
+    if len(starts) == 0:
+        return FitFailure(reason=FitFailureReason.NO_SPREAD, detail="all eigenvalues in the tail are equal")
+    if xmin_range is not None:
+        lower, upper = xmin_range
+        starts = starts[(x[starts] >= lower) & (x[starts] <= upper)]
+        if len(starts) == 0:
+            detail = f"no tail begins at an eigenvalue between {lower:g} and {upper:g}, where xmin was to lie"
+            return FitFailure(reason=FitFailureReason.REFUSED, detail=detail)
+    return Candidates(x=x, log_x=log_x, starts=starts)
 
 
 def _too_few(detail: str) -> FitFailure:
@@ -179,16 +254,31 @@ def _first_smallest_distance(
     log_x: NDArray[np.float64], alphas: NDArray[np.float64], starts: NDArray[np.intp]
 ) -> tuple[int, float]:
     """Return the first start with the smallest Kolmogorov-Smirnov distance, and that distance."""
-    bounds = _lower_bounds(log_x, alphas, starts)
     best, smallest = -1, np.inf
+    for n_probes in _PROBES:
+        # One distance in full gives the bounds something to beat; what still could win is looked at more closely.
+        bounds = _lower_bounds(log_x, alphas, starts, n_probes)
+        lowest = int(starts[np.argmin(bounds)])
+        best, smallest = _better(log_x, alphas, lowest, best, smallest)
+        could_win = bounds * (1.0 - _SLACK) <= smallest
+        starts, bounds = starts[could_win], bounds[could_win]
+        if len(starts) <= _FEW_STARTS:
+            break
     for position in np.argsort(bounds, kind="stable"):
         if bounds[position] * (1.0 - _SLACK) > smallest:
             break
-        start = int(starts[position])
-        distance = _distance(log_x, float(alphas[start]), start)
-        if distance < smallest or (distance == smallest and start < best):
-            best, smallest = start, distance
+        best, smallest = _better(log_x, alphas, int(starts[position]), best, smallest)
     return best, float(smallest)
+
+
+def _better(
+    log_x: NDArray[np.float64], alphas: NDArray[np.float64], start: int, best: int, smallest: float
+) -> tuple[int, float]:
+    """Return the better of a start and the best so far, the earlier one where they are equal."""
+    distance = _distance(log_x, float(alphas[start]), start)
+    if distance < smallest or (distance == smallest and start < best):
+        return start, distance
+    return best, smallest
 
 
 def _distance(log_x: NDArray[np.float64], alpha: float, start: int) -> float:
@@ -199,11 +289,19 @@ def _distance(log_x: NDArray[np.float64], alpha: float, start: int) -> float:
 
 
 def _lower_bounds(
-    log_x: NDArray[np.float64], alphas: NDArray[np.float64], starts: NDArray[np.intp]
+    log_x: NDArray[np.float64], alphas: NDArray[np.float64], starts: NDArray[np.intp], n_probes: int = _PROBES[0]
 ) -> NDArray[np.float64]:
     """Return max_j over a few j of the distance for every start: never above the distance itself."""
+    size = max(1, _BLOCK_VALUES // n_probes)
+    blocks = [starts[i : i + size] for i in range(0, len(starts), size)]
+    return np.concatenate([_bounds_of_block(log_x, alphas, block, n_probes) for block in blocks])
+
+
+def _bounds_of_block(
+    log_x: NDArray[np.float64], alphas: NDArray[np.float64], starts: NDArray[np.intp], n_probes: int
+) -> NDArray[np.float64]:
     n_tail = len(log_x) - starts
-    steps = (n_tail[:, None] * np.arange(1, _PROBES)) // _PROBES
+    steps = (n_tail[:, None] * np.arange(1, n_probes)) // n_probes
     distances = log_x[starts[:, None] + steps] - log_x[starts][:, None]
     fitted = -np.expm1((1.0 - alphas[starts])[:, None] * distances)
     # steps are below n_tail, so every probe is a point of the tail; the first point has distance 0.

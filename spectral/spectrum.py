@@ -94,24 +94,26 @@ class SpectrumFailure:
 
     Attributes
     ----------
-    kind : {"non_finite", "all_zero", "overflow", "underflow", "no_convergence"}
+    kind : {"non_finite", "all_zero", "overflow", "underflow", "no_convergence", "singular"}
         NaN or infinite values, nothing but zeros, finite values whose squares exceed float64 or vanish in it,
-        or LAPACK gave up.
+        LAPACK gave up, or the inverse of a singular matrix was asked for.
     detail : str
         One sentence with counts and the first place.
     """
 
-    kind: Literal["non_finite", "all_zero", "overflow", "underflow", "no_convergence"]
+    kind: Literal["non_finite", "all_zero", "overflow", "underflow", "no_convergence", "singular"]
     detail: str
 
 
-def compute_spectrum(matrix: WeightMatrix) -> Spectrum | SpectrumFailure:
+def compute_spectrum(matrix: WeightMatrix, *, resolve_small: bool = False) -> Spectrum | SpectrumFailure:
     """Compute the eigenvalues of X = WᵀW, pooled over slices.
 
     Parameters
     ----------
     matrix : WeightMatrix
         Values in any float type; they are not written to.
+    resolve_small : bool
+        Hold GRAM_FLOOR at any size, for whoever needs the smallest eigenvalues (1/λ).
 
     Returns
     -------
@@ -132,7 +134,7 @@ def compute_spectrum(matrix: WeightMatrix) -> Spectrum | SpectrumFailure:
     if energy == 0.0 and not np.any(matrix.slices):
         return SpectrumFailure(kind="all_zero", detail=f"all {matrix.slices.size} values are zero")
     try:
-        singular, method = _slice_singular_values(grams, matrix.slices)
+        singular, method = _slice_singular_values(grams, matrix.slices, resolve_small=resolve_small)
     except np.linalg.LinAlgError as error:
         return SpectrumFailure(kind="no_convergence", detail=f"LAPACK found no spectrum: {error}")
     singular *= spec.scale
@@ -144,7 +146,7 @@ def compute_spectrum(matrix: WeightMatrix) -> Spectrum | SpectrumFailure:
         evals=pooled,
         N=spec.N,
         M=spec.M,
-        rf=spec.rf,
+        rf=spec.n_slices,
         sv_max=float(singular[:, -1].max()),
         sv_min=float(singular[:, 0].max()),
         rank_loss=int(np.count_nonzero(singular <= tolerance)),
@@ -155,12 +157,12 @@ def compute_spectrum(matrix: WeightMatrix) -> Spectrum | SpectrumFailure:
 
 
 def _slice_singular_values(
-    grams: NDArray[np.float64], slices: NDArray[Any]
+    grams: NDArray[np.float64], slices: NDArray[Any], *, resolve_small: bool
 ) -> tuple[NDArray[np.float64], Literal["gram", "svd"]]:
     """Return the singular values of each slice, ascending, from the Gram matrices where these resolve them."""
     evals = np.stack([symmetric_eigenvalues(gram) for gram in grams])
     n_evals = evals.shape[1]
-    floor = GRAM_FLOOR if n_evals <= MAX_EXACT_M else NOISE_FLOOR * n_evals * _EPS
+    floor = GRAM_FLOOR if resolve_small or n_evals <= MAX_EXACT_M else NOISE_FLOOR * n_evals * _EPS
     if bool(np.all(evals[:, 0] > floor * evals[:, -1])):
         return np.sqrt(evals), "gram"
     return np.stack([_singular_values(block) for block in slices]), "svd"
@@ -219,7 +221,7 @@ def _explain_non_finite(matrix: WeightMatrix) -> SpectrumFailure:
         n_bad += int(np.count_nonzero(bad))
         if first is None and bad.any():
             row, column = np.unravel_index(int(np.argmax(bad)), bad.shape)
-            first = (index, int(row), int(column))
+            first = (index + (matrix.spec.slice_id or 0), int(row), int(column))
     if first is None:
         return SpectrumFailure(kind="overflow", detail="the squares of the values exceed the range of float64")
     place = f"row {first[1]}, column {first[2]}" + (f" of slice {first[0]}" if matrix.spec.rf > 1 else "")

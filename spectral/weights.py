@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from spectral.layouts import parts_of
 from spectral.loaders.dtypes import INDEX_DTYPES
-from spectral.loaders.protocol import LayerType, TensorInfo
+from spectral.loaders.protocol import LayerType, SpanSource, TensorInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
-EMBEDDING_WORDS = ("embed", "wte", "wpe", "lookup_table")
-"""A two-dimensional tensor with one of these in its name is an embedding."""
+    from spectral.loaders.protocol import TensorSource
+    from spectral.parts import Part
 
-MAX_KERNEL = 16
-"""A trailing axis up to this length reads as a convolution kernel where nothing else tells."""
+_WEIGHT_SUFFIXES = (".weight", "/kernel", "/embeddings")
+"""What a tensor's name has beyond its layer's: torch, Keras, and Keras's embeddings."""
 
-_WEIGHT_SUFFIX = ".weight"
+CONV2D_SCALE = math.sqrt(0.5)
+"""``w_norm`` of a pooled 2-D convolution, as the incumbent has it."""
+
+_VECTORS = "only vectors: each slice has a single row or column, so no spectrum"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,11 +37,12 @@ class MatrixSpec:
     index : int
         Position among the matrices of the model, from 0.
     name : str
-        Layer name: the tensor name without ``.weight``.
+        Layer name: the tensor name without ``.weight``, and the name of the part where there are several
+        (``lstm.weight_ih_l0.i``, ``attn.in_proj_weight.q``, ``experts.down_proj.3``).
     tensor : str
         Tensor name inside the checkpoint.
     layer_type : LayerType
-        Dense, embedding, conv1d or conv2d.
+        What the matrix does.
     shape : tuple of int
         Stored shape of the tensor.
     dtype : str
@@ -44,9 +50,16 @@ class MatrixSpec:
     rows, columns : int
         Stored orientation of each matrix.
     rf : int
-        Receptive field: the number of slices, 1 for anything but a convolution.
-    kernel_first : bool
-        Keras order (k1, .., kd, in, out) instead of (out, in, k1, .., kd).
+        The number of slices: the receptive field of a convolution (times its groups), the outputs of a bilinear
+        layer, otherwise 1.
+    part : Part
+        How the slices are cut out of the tensor.
+    slice_id : int, optional
+        Only this slice of the convolution, from 0; None pools all of them.
+    scale : float
+        Factor on every slice before its spectrum is taken (``w_norm``).
+    max_rank : int, optional
+        What the rank cannot exceed; only so many eigenvalues are counted.
     """
 
     index: int
@@ -58,7 +71,10 @@ class MatrixSpec:
     rows: int
     columns: int
     rf: int = 1
-    kernel_first: bool = False
+    part: Part = field(repr=False)
+    slice_id: int | None = None
+    scale: float = 1.0
+    max_rank: int | None = None
 
     @property
     def N(self) -> int:
@@ -76,27 +92,52 @@ class MatrixSpec:
         return self.N / self.M
 
     @property
-    def n_evals(self) -> int:
-        """Number of eigenvalues of the pooled spectrum, M times rf."""
-        return self.M * self.rf
+    def kernel_first(self) -> bool:
+        """Whether the kernel's axes come before those of rows and columns, as in Keras."""
+        return bool(self.part.slice_axes) and self.part.slice_axes[0] == 0 and self.part.fold == self.shape
 
     @property
-    def scale(self) -> float:
-        """Factor on every slice before its spectrum is taken (``w_norm``).
+    def n_slices(self) -> int:
+        """Number of slices that are analysed together: rf, or 1 where the spec is one slice."""
+        return self.rf if self.slice_id is None else 1
 
-        For a 2-D convolution √(1/2), as the incumbent has it for pooled slices; otherwise 1.
+    @property
+    def n_evals(self) -> int:
+        """Number of eigenvalues of the pooled spectrum, M (or the largest possible rank) times the number of slices."""
+        return min(self.M, self.max_rank or self.M) * self.n_slices
+
+    @property
+    def spectral_power(self) -> int:
+        """Which power of the singular values is the spectrum: 2, but 1 for a product of two layers.
+
+        Such a product is a correlation matrix already, as WᵀW is (parity).
         """
-        return math.sqrt(0.5) if self.layer_type is LayerType.CONV2D else 1.0
+        return 1 if self.layer_type is LayerType.INTRA else 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnanalysedTensor:
-    """A tensor of two or more dimensions that has no spectrum here, with the reason."""
+    """A tensor of two or more dimensions, or a part of one, that has no spectrum here.
+
+    Attributes
+    ----------
+    name : str
+        Tensor name.
+    shape : tuple of int
+        Stored shape of the tensor.
+    dtype : str
+        Stored element type.
+    reason : str
+        Why there is no spectrum.
+    part : str
+        Name of the part that the reason is about, where others of the tensor are analysed; empty for the whole.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     reason: str
+    part: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,9 +149,9 @@ class ModelPlan:
     matrices : tuple of MatrixSpec
         In the order of the source.
     unanalysed : tuple of UnanalysedTensor
-        Every other tensor of two or more dimensions.
+        Every other tensor (and part of a tensor) of two or more dimensions.
     n_parameters : int
-        Values of all tensors but masks and positions.
+        Values of all tensors but masks and positions; tied tensors and factors of others are not counted again.
     n_analysed : int
         Values of the analysed matrices.
     """
@@ -134,21 +175,17 @@ class WeightMatrix:
     ----------
     spec : MatrixSpec
         What the values are.
-    slices : ndarray, shape (rf, rows, columns)
-        A read-only view of the stored tensor.
+    slices : ndarray, shape (n_slices, rows, columns)
+        Read-only; a view of the stored tensor where numpy can make one (of all but grouped and interleaved kinds).
+    values : ndarray
+        The same values C-ordered: the tensor as stored, or the matrix or matrices of one part of it. Equal
+        matrices have equal bytes and shapes here, whether they were fused with others or not. Of one slice
+        (``slice_id``) it is the slice alone.
     """
 
     spec: MatrixSpec
     slices: NDArray[Any] = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Layout:
-    layer_type: LayerType
-    rows: int
-    columns: int
-    rf: int = 1
-    kernel_first: bool = False
+    values: NDArray[Any] = field(repr=False)
 
 
 def plan_matrices(tensors: Iterable[TensorInfo]) -> ModelPlan:
@@ -164,124 +201,110 @@ def plan_matrices(tensors: Iterable[TensorInfo]) -> ModelPlan:
     ModelPlan
         Tensors of no or one dimension (biases, norms, scalars) are in neither list: they have no spectrum.
     """
-    infos = tuple(tensors)
-    layer_names = _layer_names(infos)
+    infos = {info.name: info for info in tensors}
+    layouts = {name: parts_of(info, infos) for name, info in infos.items() if len(info.shape) >= 2}
+    divided = {tensor: _divide(layout) for tensor, layout in layouts.items()}
+    names = _layer_names(infos, {tensor: fitting for tensor, (fitting, _) in divided.items()})
     matrices: list[MatrixSpec] = []
     unanalysed: list[UnanalysedTensor] = []
-    n_analysed = 0
-    for info in infos:
-        if len(info.shape) < 2:
-            continue
-        layout = _layout_of(info)
-        if isinstance(layout, str):
-            unanalysed.append(UnanalysedTensor(name=info.name, shape=info.shape, dtype=info.dtype, reason=layout))
-            continue
-        matrices.append(
-            MatrixSpec(
+    for tensor, (fitting, reasons) in divided.items():
+        info = infos[tensor]
+        unanalysed.extend(
+            UnanalysedTensor(name=tensor, shape=info.shape, dtype=info.dtype, reason=reason, part=part)
+            for part, reason in reasons.items()
+        )
+        for part in fitting:
+            spec = MatrixSpec(
                 index=len(matrices),
-                name=layer_names[info.name],
-                tensor=info.name,
-                layer_type=layout.layer_type,
+                name=names[tensor, part.name],
+                tensor=tensor,
+                layer_type=part.layer_type,
                 shape=info.shape,
                 dtype=info.dtype,
-                rows=layout.rows,
-                columns=layout.columns,
-                rf=layout.rf,
-                kernel_first=layout.kernel_first,
+                rows=part.rows,
+                columns=part.columns,
+                rf=part.rf,
+                part=part,
+                scale=CONV2D_SCALE if part.layer_type is LayerType.CONV2D else 1.0,
+                max_rank=info.max_rank,
             )
-        )
-        n_analysed += info.n_values
+            matrices.append(spec)
+    counted = (info for info in infos.values() if info.dtype not in INDEX_DTYPES and info.counted_in is None)
     return ModelPlan(
         matrices=tuple(matrices),
         unanalysed=tuple(unanalysed),
-        n_parameters=sum(info.n_values for info in infos if info.dtype not in INDEX_DTYPES),
-        n_analysed=n_analysed,
+        n_parameters=sum(info.n_values for info in counted),
+        n_analysed=sum(spec.part.n_values for spec in matrices),
     )
 
 
+def load_matrix(source: TensorSource, spec: MatrixSpec) -> WeightMatrix:
+    """Load one matrix, and no more of its tensor than the matrix where it lies in one run and the source can."""
+    span = spec.part.span
+    if span is not None and isinstance(source, SpanSource):
+        return _cut(spec, source.load_span(spec.tensor, *span))
+    return as_weight_matrix(spec, source.load(spec.tensor))
+
+
 def as_weight_matrix(spec: MatrixSpec, values: NDArray[Any]) -> WeightMatrix:
-    """View a loaded tensor as the slices that its spec describes.
+    """Cut a matrix out of a loaded tensor, as its spec describes.
 
     Raises
     ------
     ValueError
         The values do not have the shape that the header announced.
     """
-    import numpy as np
-
     if values.shape != spec.shape:
         raise ValueError(f"{spec.tensor}: expected shape {spec.shape}, got {values.shape}")
-    if spec.rf == 1:
-        slices = values.reshape(1, spec.rows, spec.columns)
-    elif spec.kernel_first:
-        slices = values.reshape(spec.rf, spec.rows, spec.columns)
-    else:
-        slices = np.moveaxis(values.reshape(spec.rows, spec.columns, spec.rf), 2, 0)
-    slices = slices.view()
+    return _cut(spec, values)
+
+
+def _cut(spec: MatrixSpec, values: NDArray[Any]) -> WeightMatrix:
+    import numpy as np
+
+    slices = spec.part.cut(values).view()
+    if spec.slice_id is not None:
+        slices = slices[spec.slice_id : spec.slice_id + 1]
     slices.flags.writeable = False
-    return WeightMatrix(spec=spec, slices=slices)
+    if spec.part.window is not None or spec.slice_id is not None:
+        # Not the tensor's shape, but the matrix's own: Q is then the same matrix as a Q that was stored alone.
+        values = np.ascontiguousarray(slices[0] if len(slices) == 1 else slices)
+    return WeightMatrix(spec=spec, slices=slices, values=values)
 
 
-def _layer_names(infos: tuple[TensorInfo, ...]) -> dict[str, str]:
-    """Tensor name -> layer name, all different: where a tensor has the short name already, the long one stays."""
-    names = {info.name for info in infos}
-    short = {name: name.removesuffix(_WEIGHT_SUFFIX) or name for name in names}
-    return {name: name if layer in names else layer for name, layer in short.items()}
+def _divide(layout: tuple[Part, ...] | str) -> tuple[tuple[Part, ...], dict[str, str]]:
+    """Return the parts that are matrices, and for the others their names (empty: the whole) with the reason."""
+    if isinstance(layout, str):
+        return (), {"": layout}
+    fitting = tuple(part for part in layout if min(part.rows, part.columns) > 1)
+    if not fitting:
+        return (), {"": _VECTORS}
+    return fitting, {part.name: _VECTORS for part in layout if min(part.rows, part.columns) <= 1}
 
 
-def _layout_of(info: TensorInfo) -> _Layout | str:
-    """Return how a tensor of two or more dimensions splits into matrices, or why it does not."""
-    if info.refusal is not None:
-        return info.refusal
-    if info.n_values == 0:
-        return "an empty tensor"
-    last_part = info.name.lower().rpartition(".")[2]
-    if last_part.endswith("bias") or "mask" in last_part:
-        return "named as a bias or a mask, not as a weight"
-    layout = _by_shape(info)
-    if not isinstance(layout, str) and min(layout.rows, layout.columns) == 1:
-        return "only vectors: each slice has a single row or column, so no spectrum"
-    return layout
+def _layer_names(infos: Mapping[str, TensorInfo], parts: Mapping[str, tuple[Part, ...]]) -> dict[tuple[str, str], str]:
+    """(Tensor name, part name) -> layer name, all different.
+
+    Where two tensors would have one short name, or a tensor has it in full, the long one stays. Where a layer is
+    called as a part would be, the part has a dash more.
+    """
+    short = {tensor: _short_name(tensor, fitting) for tensor, fitting in parts.items()}
+    counts = Counter(short.values())
+    layers = {tensor: tensor if layer in infos or counts[layer] > 1 else layer for tensor, layer in short.items()}
+    taken = {*infos, *layers.values()}
+    names: dict[tuple[str, str], str] = {}
+    for tensor, fitting in parts.items():
+        for part in fitting:
+            name = f"{layers[tensor]}.{part.name}" if part.name else layers[tensor]
+            while part.name and name in taken:
+                name += "_"
+            taken.add(name)
+            names[tensor, part.name] = name
+    return names
 
 
-def _by_shape(info: TensorInfo) -> _Layout | str:
-    shape = info.shape
-    if len(shape) == 2:
-        return _Layout(layer_type=_two_dimensional_type(info), rows=shape[0], columns=shape[1])
-    if len(shape) == 3:
-        return _three_dimensional_layout(info)
-    if len(shape) == 4:
-        return _conv2d_layout(info)
-    return f"tensors of {len(shape)} dimensions are not analysed yet"
-
-
-def _two_dimensional_type(info: TensorInfo) -> LayerType:
-    if info.role is not None:
-        return info.role if info.role is LayerType.EMBEDDING else LayerType.DENSE
-    is_embedding = any(word in info.name.lower() for word in EMBEDDING_WORDS)
-    return LayerType.EMBEDDING if is_embedding else LayerType.DENSE
-
-
-def _three_dimensional_layout(info: TensorInfo) -> _Layout | str:
-    first, second, third = info.shape
-    name = info.name.lower()
-    if info.role is LayerType.CONV1D:
-        return _Layout(layer_type=LayerType.CONV1D, rows=first, columns=second, rf=third)
-    if "expert" in name:
-        return "fused experts are not analysed yet"
-    if name.endswith("kernel") and first <= min(second, third):
-        return _Layout(layer_type=LayerType.CONV1D, rows=second, columns=third, rf=first, kernel_first=True)
-    if first == 1 and third > MAX_KERNEL and "conv" not in name:
-        return _Layout(layer_type=_two_dimensional_type(info), rows=second, columns=third)
-    is_short = third <= MAX_KERNEL or third <= min(first, second) // 2
-    if info.role is None and ("conv" in name or is_short):
-        return _Layout(layer_type=LayerType.CONV1D, rows=first, columns=second, rf=third)
-    return "three dimensions whose meaning neither the name nor the shape tells"
-
-
-def _conv2d_layout(info: TensorInfo) -> _Layout:
-    first, second, third, fourth = info.shape
-    # Channels are many, kernels are small: the rule by which the incumbent tells the two orders apart.
-    if info.role is LayerType.CONV2D or first + second >= third + fourth:
-        return _Layout(layer_type=LayerType.CONV2D, rows=first, columns=second, rf=third * fourth)
-    return _Layout(layer_type=LayerType.CONV2D, rows=third, columns=fourth, rf=first * second, kernel_first=True)
+def _short_name(tensor: str, fitting: tuple[Part, ...]) -> str:
+    if any(part.layer_type is LayerType.RECURRENT for part in fitting):
+        return tensor  # A cell has two kernels: the names of the gates alone would not tell which.
+    suffix = next((suffix for suffix in _WEIGHT_SUFFIXES if tensor.endswith(suffix)), "")
+    return tensor.removesuffix(suffix) or tensor

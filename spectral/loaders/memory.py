@@ -1,15 +1,15 @@
-"""Models that are already in memory: a mapping of names to arrays or torch tensors, or a torch module."""
+"""Models that are already in memory, and the simplest of them: a mapping of names to arrays or torch tensors."""
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from spectral.errors import ModelError, UnsupportedModelError
 from spectral.loaders.dtypes import why_not_float
-from spectral.loaders.protocol import LayerType, TensorInfo, as_little_endian
-from spectral.loaders.torch_tensor import describe_torch_tensor, torch_to_numpy
+from spectral.loaders.protocol import TensorInfo, as_little_endian
+from spectral.loaders.ties import mark_ties
+from spectral.loaders.torch_tensor import describe_torch_tensor, is_torch_tensor, torch_to_numpy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-_CLASS_WORDS = (
-    ("linear", LayerType.DENSE),
-    ("conv1d", LayerType.CONV1D),
-    ("conv2d", LayerType.CONV2D),
-    ("embedding", LayerType.EMBEDDING),
-)
-"""Words in the class name of a torch module -> what its ``weight`` is, the first match wins."""
+
+@runtime_checkable
+class ComputedTensor(Protocol):
+    """A weight that exists only when it is asked for."""
+
+    def compute(self) -> torch.Tensor | NDArray[Any]:
+        """Return the weight."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,25 +38,21 @@ class MemorySource:
         return tuple(self.infos.values())
 
     def load(self, name: str) -> NDArray[Any]:
+        return self._load(name, None)
+
+    def load_span(self, name: str, begin: int, end: int) -> NDArray[Any]:
+        return self._load(name, (begin, end))
+
+    def _load(self, name: str, span: tuple[int, int] | None) -> NDArray[Any]:
         value = self.values[name]
+        if isinstance(value, ComputedTensor):
+            value = value.compute()
         if is_torch_tensor(value):
-            return torch_to_numpy(self.label, name, value)
+            return torch_to_numpy(self.label, name, value, span)
         info = self.infos[name]
         if info.refusal is not None:
             raise ModelError(f"{self.label}: tensor {name!r}: {info.refusal}")
-        return as_little_endian(value)
-
-
-def is_torch_tensor(value: object) -> TypeGuard[torch.Tensor]:
-    """Tell whether ``value`` is a torch tensor, without importing torch."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)
-
-
-def is_torch_module(value: object) -> TypeGuard[torch.nn.Module]:
-    """Tell whether ``value`` is a torch module, without importing torch."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.nn.Module)
+        return as_little_endian(value if span is None else value.reshape(-1)[span[0] : span[1]])
 
 
 def open_mapping(tensors: Mapping[Any, Any], label: str) -> MemorySource:
@@ -72,22 +68,7 @@ def open_mapping(tensors: Mapping[Any, Any], label: str) -> MemorySource:
         if not isinstance(name, str):
             raise UnsupportedModelError(f"{label}: tensor names must be strings, got {type(name).__name__}")
         infos[name] = _describe(label, name, value)
-    return MemorySource(label=label, infos=infos, values=tensors)
-
-
-def open_module(module: torch.nn.Module) -> MemorySource:
-    """Open a torch module: every parameter and buffer, with the role its module gives it."""
-    values: dict[str, Any] = {}
-    infos: dict[str, TensorInfo] = {}
-    label = type(module).__name__
-    for prefix, child in module.named_modules():
-        own = [*child.named_parameters(recurse=False), *child.named_buffers(recurse=False)]
-        for short_name, tensor in own:
-            name = f"{prefix}.{short_name}" if prefix else short_name
-            role = _role_of(child) if short_name == "weight" else None
-            values[name] = tensor
-            infos[name] = describe_torch_tensor(name, tensor, role)
-    return MemorySource(label=label, infos=infos, values=values)
+    return MemorySource(label=label, infos=mark_ties(infos, tensors), values=tensors)
 
 
 def _describe(label: str, name: str, value: Any) -> TensorInfo:
@@ -101,10 +82,3 @@ def _describe(label: str, name: str, value: Any) -> TensorInfo:
         )
     dtype = value.dtype.name
     return TensorInfo(name=name, shape=value.shape, dtype=dtype, refusal=why_not_float(dtype))
-
-
-def _role_of(module: torch.nn.Module) -> LayerType | None:
-    names = " ".join(cls.__name__.lower() for cls in type(module).__mro__)
-    if "transpose" in names:
-        return None
-    return next((role for word, role in _CLASS_WORDS if word in names), None)

@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spectral.errors import CorruptCheckpointError, ModelError, ModelNotFoundError, UnsupportedModelError
+from spectral.loaders.derived import multiply_out
 from spectral.loaders.folder import open_folder
-from spectral.loaders.memory import is_torch_module, open_mapping, open_module
+from spectral.loaders.keras_model import is_keras_layer, open_keras
+from spectral.loaders.memory import open_mapping
+from spectral.loaders.model_config import with_config
 from spectral.loaders.protocol import TensorSource
 from spectral.loaders.safetensors import open_safetensors
 from spectral.loaders.torch_file import open_torch_file
+from spectral.loaders.torch_module import is_torch_module, open_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,9 +35,10 @@ def open_model(model: object) -> TensorSource:
 
     Parameters
     ----------
-    model : path, torch.nn.Module, mapping or TensorSource
-        A ``.safetensors``, ``.pt``, ``.pth`` or ``.bin`` file, a folder with weights or shards, a torch
-        module, a state dict, or a dict of numpy arrays. A source that is open already is returned as it is.
+    model : path, torch.nn.Module, Keras model, mapping or TensorSource
+        A ``.safetensors``, ``.pt``, ``.pth`` or ``.bin`` file, a folder with weights or shards (and a
+        ``config.json`` that tells how attention is laid), a torch module, a Keras model or layer, a state dict, or
+        a dict of numpy arrays. A source that is open already is returned as it is.
 
     Returns
     -------
@@ -47,16 +52,18 @@ def open_model(model: object) -> TensorSource:
         package that is not installed. The message is one sentence that names the file and the place.
     """
     if isinstance(model, (str, os.PathLike)):
-        return _open_path(Path(os.fsdecode(model)))
+        return multiply_out(_open_path(Path(os.fsdecode(model))))
+    if is_keras_layer(model):  # Before torch: on that backend a Keras model is a torch module, too.
+        return open_keras(model)
     if is_torch_module(model):
-        return open_module(model)
+        return multiply_out(open_module(model))
     if isinstance(model, Mapping):
-        return open_mapping(model, label=type(model).__name__)
+        return multiply_out(open_mapping(model, label=type(model).__name__))
     if isinstance(model, TensorSource):
         return model
     raise UnsupportedModelError(
         f"cannot analyse a {type(model).__module__}.{type(model).__qualname__}: expected a path, a torch module, "
-        "a state dict or a dict of numpy arrays"
+        "a Keras model, a state dict or a dict of numpy arrays"
     )
 
 
@@ -68,7 +75,7 @@ def _open_path(path: Path) -> TensorSource:
     except (OSError, ValueError) as error:
         raise ModelError(f"{str(path)[:200]!r}: cannot be read: {error}") from error
     if stat.S_ISDIR(mode):
-        return open_folder(path, _open_file)
+        return with_config(open_folder(path, _open_file), path)
     return _open_file(path)
 
 

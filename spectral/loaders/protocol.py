@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from spectral.parts import Part
+
 
 class LayerType(str, Enum):
     """What a weight tensor does, in the field's own words."""
@@ -22,6 +24,7 @@ class LayerType(str, Enum):
     RECURRENT = "recurrent"
     ATTENTION = "attention"
     EXPERT = "expert"
+    BILINEAR = "bilinear"
     LORA = "lora"
     STACKED = "stacked"
     INTRA = "intra"
@@ -48,6 +51,12 @@ class TensorInfo:
         Why the values cannot be analysed although the header is sound (a packed or quantised type).
     max_rank : int, optional
         The rank cannot exceed this (a product B·A of two thin factors): only so many eigenvalues are taken.
+    parts : tuple of Part, optional
+        How the framework, or the model's configuration, cuts the tensor into matrices. ``None`` where names and
+        shapes must tell.
+    counted_in : str, optional
+        Another tensor that has these values already: the one it is tied to, or the product that it is a factor of.
+        Such a tensor has a refusal, and is no parameter of its own.
     """
 
     name: str
@@ -56,6 +65,8 @@ class TensorInfo:
     role: LayerType | None = None
     refusal: str | None = None
     max_rank: int | None = None
+    parts: tuple[Part, ...] | None = None
+    counted_in: str | None = None
 
     @property
     def n_values(self) -> int:
@@ -80,6 +91,14 @@ class TensorSource(Protocol):
 
     def load(self, name: str) -> NDArray[Any]:
         """Return the values of one tensor in its own dtype, C-ordered and little-endian."""
+
+
+@runtime_checkable
+class SpanSource(Protocol):
+    """A source that can read a piece of a tensor: one expert of a fused stack, one gate."""
+
+    def load_span(self, name: str, begin: int, end: int) -> NDArray[Any]:
+        """Return the values from one flat C-order position to another, one-dimensional."""
 
 
 def as_little_endian(array: NDArray[Any]) -> NDArray[Any]:

@@ -77,12 +77,23 @@ class SafetensorsFile:
         return tuple(self.infos.values())
 
     def load(self, name: str) -> NDArray[Any]:
-        import numpy as np
-
         info = self.infos[name]
         if info.refusal is not None:
             raise ModelError(f"{self.path}: tensor {name!r}: {info.refusal}")
-        begin, end = self.offsets[name]
+        return self._read(info, *self.offsets[name]).reshape(info.shape)
+
+    def load_span(self, name: str, begin: int, end: int) -> NDArray[Any]:
+        info = self.infos[name]
+        if info.refusal is not None:
+            raise ModelError(f"{self.path}: tensor {name!r}: {info.refusal}")
+        n_bytes = numpy_dtype(info.dtype).itemsize
+        first_byte = self.offsets[name][0]
+        return self._read(info, first_byte + begin * n_bytes, first_byte + end * n_bytes)
+
+    def _read(self, info: TensorInfo, begin: int, end: int) -> NDArray[Any]:
+        import numpy as np
+
+        name = info.name
         try:
             with self.path.open("rb") as stream:
                 stream.seek(begin)
@@ -95,7 +106,7 @@ class SafetensorsFile:
                 f"{self.path}: tensor {name!r} ends at byte {end}, but the file gave only "
                 f"{n_read} of its {end - begin} bytes (it changed while it was read)"
             )
-        return np.frombuffer(data, dtype=numpy_dtype(info.dtype)).reshape(info.shape)
+        return np.frombuffer(data, dtype=numpy_dtype(info.dtype))
 
 
 def open_safetensors(path: Path) -> SafetensorsFile:

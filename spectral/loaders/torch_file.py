@@ -20,8 +20,8 @@ from spectral.errors import (
     UnsafeCheckpointError,
     UnsupportedModelError,
 )
-from spectral.loaders.memory import is_torch_tensor
-from spectral.loaders.torch_tensor import describe_torch_tensor, torch_to_numpy
+from spectral.loaders.ties import mark_ties
+from spectral.loaders.torch_tensor import describe_torch_tensor, is_torch_tensor, torch_to_numpy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,6 +82,9 @@ class TorchFile:
     def load(self, name: str) -> NDArray[Any]:
         return torch_to_numpy(self.label, name, self.values[name])
 
+    def load_span(self, name: str, begin: int, end: int) -> NDArray[Any]:
+        return torch_to_numpy(self.label, name, self.values[name], (begin, end))
+
     def __reduce__(self) -> tuple[Any, ...]:
         return (open_torch_file, (self.path,))
 
@@ -122,7 +125,7 @@ def open_torch_file(path: Path) -> TorchFile:
         tensors[name] = tensor
     if not tensors:
         raise UnsupportedModelError(f"{path}: holds no tensors")
-    infos = {name: describe_torch_tensor(name, tensor) for name, tensor in tensors.items()}
+    infos = mark_ties({name: describe_torch_tensor(name, tensor) for name, tensor in tensors.items()}, tensors)
     infos.update({info.name: info for info in _outside(content, tensors)})
     return TorchFile(path=path, infos=infos, values=tensors)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import sys
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from spectral.errors import ModelError, UnsupportedModelError
 from spectral.loaders.dtypes import numpy_dtype, why_not_float
@@ -11,6 +12,12 @@ from spectral.loaders.protocol import LayerType, TensorInfo
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
+
+
+def is_torch_tensor(value: object) -> TypeGuard[torch.Tensor]:
+    """Tell whether ``value`` is a torch tensor, without importing torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
 
 
 def describe_torch_tensor(name: str, tensor: torch.Tensor, role: LayerType | None = None) -> TensorInfo:
@@ -37,8 +44,10 @@ def describe_torch_tensor(name: str, tensor: torch.Tensor, role: LayerType | Non
     return TensorInfo(name=name, shape=tuple(tensor.shape), dtype=dtype, role=role, refusal=refusal)
 
 
-def torch_to_numpy(label: str, name: str, tensor: torch.Tensor) -> NDArray[Any]:
+def torch_to_numpy(label: str, name: str, tensor: torch.Tensor, span: tuple[int, int] | None = None) -> NDArray[Any]:
     """Return the values of a torch tensor as a C-ordered array of the same dtype.
+
+    With ``span`` only the values from one flat position to another, one-dimensional.
 
     Types that numpy lacks (bfloat16, float8) cross as integers of the same width and are viewed as the
     ml_dtypes type, so no value changes.
@@ -46,6 +55,8 @@ def torch_to_numpy(label: str, name: str, tensor: torch.Tensor) -> NDArray[Any]:
     info = describe_torch_tensor(name, tensor)
     if info.refusal is not None:
         raise ModelError(f"{label}: tensor {name!r}: {info.refusal}")
+    if span is not None:
+        tensor = tensor.reshape(-1)[span[0] : span[1]]
     plain = tensor.detach().cpu().resolve_neg().contiguous()
     dtype = numpy_dtype(info.dtype)
     values: NDArray[Any]

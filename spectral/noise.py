@@ -1,0 +1,317 @@
+"""What a weight matrix would look like if it were noise, and whether it does.
+
+The null hypothesis: the elements are independent draws from one distribution with mean zero. Then the largest
+eigenvalue of WᵀW follows the Tracy-Widom law around the Marchenko-Pastur edge - but only where the fourth
+moment is that of a Gaussian and no single element is large. Two corrections make the test hold for other entries, too:
+
+- The edge lies at μ(1 + κ/√(NM)) for entries of excess kurtosis κ. The relative shift is of the order of the
+  width of the law itself for every size met in practice (uniform entries: -0.4 widths at 128 x 128).
+- An element above σ(NM)^(1/4) sticks out of the bulk all by itself, and t-distributed entries have such
+  elements (Ding and Yang, Ann. Appl. Probab. 28, 2018, 1679: the law holds only if x⁴P(|w| > x) vanishes).
+  Elements above CLIP_SHARE of that limit are clipped to it first, so that a few large elements are not taken for
+  structure; whether they are remarkable is the question of the trap test (:mod:`spectral.traps`), not of this one.
+
+Uncorrected, the test at 5% alarmed in 2% of uniform and in 33 to 44% of t5-distributed noise matrices (M = 64 to 256).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spectral.lanczos import leading_eigenvalues
+from spectral.tracy_widom import largest_share_scale, tracy_widom_quantile, tracy_widom_sf
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from spectral.lanczos import LeadingEigenvalues
+
+CLIP_SHARE = 0.5
+"""Elements are clipped at this share of σ(NM)^(1/4). From 0.45 to 0.65 the rates hardly differ (t5 entries: 4 to 8%
+at a level of 5%)."""
+
+MAX_CLIP_ROUNDS = 20
+
+SPIKE_LEVEL = 0.01
+"""Level of the test by which one eigenvalue after the other is taken for a spike when the noise level is estimated."""
+
+ACCURACY = 0.02
+"""Largest eigenvalues are iterated to this share of the width of their law: a p-value of 5% moves by 0.1%."""
+
+MAX_STEPS = 400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ElementStatistics:
+    """Moments of the elements of one matrix, its outliers clipped.
+
+    Attributes
+    ----------
+    n_rows, n_columns : int
+        Shape.
+    variance : float
+        Mean square σ² of the clipped elements (the mean is not removed), > 0.
+    excess_kurtosis : float
+        Fourth moment over the squared variance, minus 3, of the clipped elements.
+    clip_level : float
+        Largest absolute value left, CLIP_SHARE·σ(NM)^(1/4).
+    n_clipped : int
+        Elements beyond it.
+    largest : float
+        Largest absolute value before clipping.
+    """
+
+    n_rows: int
+    n_columns: int
+    variance: float
+    excess_kurtosis: float
+    clip_level: float
+    n_clipped: int
+    largest: float
+
+    @property
+    def detectability_limit(self) -> float:
+        """Singular value below which a rank-one spike leaves no trace in the spectrum: σ(NM)^(1/4)."""
+        return math.sqrt(self.variance) * math.sqrt(math.sqrt(self.n_rows * self.n_columns))
+
+    @property
+    def edge_and_width(self) -> tuple[float, float]:
+        """Centre and width of the law of the largest eigenvalue, in units of the eigenvalues."""
+        centre, width = largest_share_scale(self.n_rows, self.n_columns)
+        shift = 1.0 + self.excess_kurtosis / math.sqrt(self.n_rows * self.n_columns)
+        return self.variance * centre * shift, self.variance * width
+
+    def statistic(self, eigenvalue: float) -> float:
+        """Return t of a largest eigenvalue: under the null it follows the Tracy-Widom law."""
+        centre, width = self.edge_and_width
+        return (eigenvalue - centre) / width
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoiseTest:
+    """Whether a matrix can be told from noise.
+
+    Attributes
+    ----------
+    statistic : float
+        t of the largest eigenvalue (of the slice that differs most).
+    p_value : float
+        Probability of as large a t in pure noise, over all slices; small means: there is structure.
+    noise_sigma : float
+        Noise level σ: standard deviation of the elements once the spikes are taken out.
+    n_spikes : int
+        Eigenvalues that cannot be noise, one after the other at :data:`SPIKE_LEVEL` (over all slices).
+    detectability_limit : float
+        Singular value that a rank-one signal must exceed to be seen at all, σ(NM)^(1/4).
+    n_clipped : int
+        Elements so large that they were clipped for the test.
+    """
+
+    statistic: float
+    p_value: float
+    noise_sigma: float
+    n_spikes: int
+    detectability_limit: float
+    n_clipped: int
+
+
+def element_statistics(matrix: NDArray[Any]) -> ElementStatistics:
+    """Return the moments of the elements of one matrix, outliers clipped until the level settles.
+
+    Parameters
+    ----------
+    matrix : ndarray of float, shape (rows, columns)
+        Finite and not all zero; best scaled so that its elements are of the order of 1. Not written to.
+
+    Raises
+    ------
+    ValueError
+        The mean square is zero or not finite.
+    """
+    largest = float(np.max(np.abs(matrix)))
+    second, fourth = _moments(matrix)
+    if not (math.isfinite(fourth) and fourth > 0.0):
+        raise ValueError(f"the elements have no fourth moment in range: {fourth!r}")
+    n_clipped = 0
+    level = _clip_level(matrix.shape, second)
+    if largest > level:
+        second, fourth, level, n_clipped = _settle_clipping(matrix, level)
+    return ElementStatistics(
+        n_rows=matrix.shape[0],
+        n_columns=matrix.shape[1],
+        variance=second,
+        excess_kurtosis=fourth / second**2 - 3.0,
+        clip_level=level,
+        n_clipped=n_clipped,
+        largest=largest,
+    )
+
+
+def clipped(matrix: NDArray[Any], statistics: ElementStatistics) -> NDArray[Any]:
+    """Return the matrix with its elements clipped as the statistics say (itself where there is nothing to clip)."""
+    if statistics.n_clipped == 0:
+        return matrix
+    return np.asarray(np.clip(matrix, -statistics.clip_level, statistics.clip_level))
+
+
+def largest_eigenvalue(matrix: NDArray[Any], statistics: ElementStatistics, generator: np.random.Generator) -> float:
+    """Return the largest eigenvalue of WᵀW, to :data:`ACCURACY` of the width of its law under the null.
+
+    Parameters
+    ----------
+    matrix : ndarray of float32 or float64, shape (rows, columns)
+        W, or its elements in other places.
+    statistics : ElementStatistics
+        Of the same elements.
+    generator : Generator
+        Draws the start vector.
+    """
+    _, width = statistics.edge_and_width
+
+    def is_accurate(found: LeadingEigenvalues) -> bool:
+        return float(found.errors[0]) < max(ACCURACY * width, 1e-6 * float(found.values[0]))
+
+    found = leading_eigenvalues(
+        matrix,
+        enough=is_accurate,
+        start=generator.standard_normal(min(matrix.shape)),
+        n_values=1,
+        max_steps=MAX_STEPS,
+    )
+    return float(found.values[0])
+
+
+def noise_level(evals: NDArray[np.float64], statistics: ElementStatistics, *, level: float) -> tuple[float, int]:
+    """Estimate the variance of the noise and the number of spikes that stand out of it.
+
+    Kritchman and Nadler, Chemometrics and Intelligent Laboratory Systems 94 (2008) 19: test one eigenvalue after the
+    other, and re-estimate the noise without the energy of the spikes found so far. A spike of strength θ² has
+    the eigenvalue (θ² + Nσ²)(θ² + Mσ²)/θ² (Benaych-Georges and Nadakuditi, J. Multivariate Anal. 111, 2012, section
+    3.1), which is solved for θ².
+
+    Parameters
+    ----------
+    evals : ndarray of float64, shape (M,)
+        Eigenvalues of one slice, ascending.
+    statistics : ElementStatistics
+        Of its elements.
+    level : float
+        Level of each test, in (0, 1).
+
+    Returns
+    -------
+    float
+        σ² of the noise.
+    int
+        Number of spikes, at most half of the eigenvalues: beyond that there is no bulk to compare with.
+    """
+    n_rows, n_columns = statistics.n_rows, statistics.n_columns
+    quantile = tracy_widom_quantile(level)
+    shift = 1.0 + statistics.excess_kurtosis / math.sqrt(n_rows * n_columns)
+    largest_first = evals[::-1]
+    total = float(np.sum(evals))
+    variance = total / (n_rows * n_columns)
+    n_spikes = 0
+    while n_spikes < len(evals) // 2:
+        centre, width = largest_share_scale(n_rows - n_spikes, n_columns - n_spikes)
+        if largest_first[n_spikes] <= variance * (centre * shift + quantile * width):
+            break
+        n_spikes += 1
+        variance = _noise_variance(largest_first[:n_spikes], total, n_rows, n_columns, variance)
+    return variance, n_spikes
+
+
+def compare_with_noise(
+    slices: NDArray[Any],
+    slice_evals: NDArray[np.float64],
+    generator: np.random.Generator,
+) -> NoiseTest:
+    """Test whether a matrix, or any slice of a convolution, can be told from noise.
+
+    Parameters
+    ----------
+    slices : ndarray of float32 or float64, shape (n, rows, columns)
+        Finite, none of them all zero.
+    slice_evals : ndarray of float64, shape (n, M)
+        Eigenvalues of each slice, ascending.
+    generator : Generator
+        For start vectors, where large elements must be clipped.
+    """
+    statistics = [element_statistics(block) for block in slices]
+    tests = []
+    levels = []
+    for block, evals, moments in zip(slices, slice_evals, statistics, strict=True):
+        largest = float(evals[-1])
+        if moments.n_clipped:
+            largest = largest_eigenvalue(clipped(block, moments), moments, generator)
+        tests.append(moments.statistic(largest))
+        levels.append(noise_level(evals, moments, level=SPIKE_LEVEL))
+    statistic = max(tests)
+    variance = float(np.mean([level for level, _ in levels]))
+    return NoiseTest(
+        statistic=statistic,
+        p_value=any_of(tracy_widom_sf(statistic), len(tests)),
+        noise_sigma=math.sqrt(variance),
+        n_spikes=sum(count for _, count in levels),
+        detectability_limit=math.sqrt(variance) * (slices.shape[1] * slices.shape[2]) ** 0.25,
+        n_clipped=sum(moments.n_clipped for moments in statistics),
+    )
+
+
+def any_of(p_value: float, n_tests: int) -> float:
+    """Return the p-value of the smallest of ``n_tests`` independent p-values (Šidák)."""
+    return float(-math.expm1(n_tests * math.log1p(-p_value))) if p_value < 1.0 else 1.0
+
+
+def _clip_level(shape: tuple[int, ...], variance: float) -> float:
+    return CLIP_SHARE * math.sqrt(variance) * math.sqrt(math.sqrt(shape[0] * shape[1]))
+
+
+def _settle_clipping(matrix: NDArray[Any], level: float) -> tuple[float, float, float, int]:
+    """Clip, and lower the level with the variance that is left, until nothing changes."""
+    magnitudes = np.abs(matrix)
+    inliers = magnitudes[magnitudes <= level].astype(np.float64)
+    n_outliers = matrix.size - len(inliers)
+    inner_second, inner_fourth = float(np.sum(inliers**2)), float(np.sum(inliers**4))
+    second = fourth = 0.0
+    for _ in range(MAX_CLIP_ROUNDS):
+        second = (inner_second + n_outliers * level**2) / matrix.size
+        fourth = (inner_fourth + n_outliers * level**4) / matrix.size
+        new_level = _clip_level(matrix.shape, second)
+        moved = inliers[inliers > new_level]
+        if len(moved) == 0 and new_level >= level * (1.0 - 1e-3):
+            break
+        level = new_level
+        inliers = inliers[inliers <= level]
+        n_outliers += len(moved)
+        inner_second, inner_fourth = float(np.sum(inliers**2)), float(np.sum(inliers**4))
+    return second, fourth, level, n_outliers
+
+
+def _moments(matrix: NDArray[Any]) -> tuple[float, float]:
+    """Return the mean square and the mean fourth power, summed in blocks of rows."""
+    rows = max(1, (1 << 16) // matrix.shape[1])
+    second = fourth = 0.0
+    for start in range(0, len(matrix), rows):
+        squares = np.square(matrix[start : start + rows]).ravel()
+        second += float(np.sum(squares, dtype=np.float64))
+        fourth += float(squares @ squares)
+    return second / matrix.size, fourth / matrix.size
+
+
+def _noise_variance(spikes: NDArray[np.float64], total: float, n_rows: int, n_columns: int, variance: float) -> float:
+    """Return σ² such that the noise and the signal behind the spikes make up the whole energy."""
+    n_elements = n_rows * n_columns
+    for _ in range(50):
+        centred = spikes - variance * (n_rows + n_columns)
+        root = np.sqrt(np.maximum(centred**2 - 4.0 * variance**2 * n_elements, 0.0))
+        signal = float(np.sum(np.maximum(centred + root, 0.0))) / 2.0
+        updated = max((total - signal) / n_elements, 0.0)
+        if abs(updated - variance) <= 1e-10 * variance:
+            return updated
+        variance = updated
+    return variance

@@ -1,0 +1,177 @@
+"""The Tracy-Widom law of the largest eigenvalue of a real noise matrix, and the test built on it.
+
+The distribution function is evaluated from its Fredholm determinant, F₁(t) = det(1 - B_t) on L²(0, ∞) with
+B_t(x, y) = Ai(x + y + t) (Ferrari and Spohn, J. Phys. A 38, 2005, L557), by Gauss-Legendre quadrature, which
+converges exponentially (Bornemann, Math. Comp. 79, 2010, 871).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+TRACY_WIDOM_MEAN = -1.2065335745820
+TRACY_WIDOM_VARIANCE = 1.607781034581
+"""Of F₁ (Bornemann, Markov Processes and Related Fields 16, 2010, 803, table 10)."""
+
+_N_NODES = 48
+"""Quadrature nodes: from 40 on, nothing changes but rounding (at t = -8, the hardest point kept)."""
+
+_AIRY_REACH = 16.0
+"""Ai(16) = 2e-20: beyond this argument the kernel is nothing beside its largest values."""
+
+_LEFT_END = -8.0
+"""F₁(-8) = 3e-11: further left the distribution function is taken as 0."""
+
+_RIGHT_END = 80.0
+"""1 - F₁(80) = 1e-208, and Ai vanishes in float64 soon after: further right the p-value is taken as 0."""
+
+
+def tracy_widom_sf(statistic: float) -> float:
+    """Return the p-value 1 - F₁(t) of a statistic t, accurate relative to itself in the right tail.
+
+    Parameters
+    ----------
+    statistic : float
+        t, finite or infinite.
+
+    Returns
+    -------
+    float
+        In [0, 1]; 1 left of -8 and 0 right of 80.
+
+    Raises
+    ------
+    ValueError
+        t is NaN.
+
+    Examples
+    --------
+    The 95% and 99% quantiles of F₁ are 0.9793 and 2.0234 (Bejan, Largest eigenvalues and sample covariance
+    matrices, 2005, table 2).
+
+    >>> round(tracy_widom_sf(0.9793), 4), round(tracy_widom_sf(2.0234), 4)
+    (0.05, 0.01)
+    """
+    if np.isnan(statistic):
+        raise ValueError("the statistic is NaN")
+    if statistic <= _LEFT_END:
+        return 1.0
+    if statistic >= _RIGHT_END:
+        return 0.0
+    # log F = Σ log(1 - μ) keeps the digits of a small p-value, which 1 - det would lose.
+    return float(-np.expm1(np.sum(np.log1p(-_kernel_eigenvalues(float(statistic))))))
+
+
+def tracy_widom_cdf(statistic: float) -> float:
+    """Return F₁(t); see :func:`tracy_widom_sf`."""
+    return 1.0 - tracy_widom_sf(statistic)
+
+
+@lru_cache(maxsize=64)
+def tracy_widom_quantile(p_value: float) -> float:
+    """Return the t that is exceeded with probability ``p_value``.
+
+    Parameters
+    ----------
+    p_value : float
+        In [1e-200, 1 - 1e-9].
+
+    Raises
+    ------
+    ValueError
+        The probability is outside this range.
+    """
+    if not 1e-200 <= p_value <= 1.0 - 1e-9:
+        raise ValueError(f"p_value must lie in [1e-200, 1 - 1e-9], got {p_value!r}")
+    from scipy.optimize import brentq
+
+    log_p = np.log(p_value)
+    return float(brentq(lambda t: np.log(tracy_widom_sf(t)) - log_p, _LEFT_END + 0.01, _RIGHT_END - 0.01, xtol=1e-10))
+
+
+def largest_eigenvalue_scale(n_rows: int, n_columns: int) -> tuple[float, float]:
+    """Return the centre μ and the scale s of the largest eigenvalue of WᵀW for unit noise.
+
+    With the half-integer corrections of Ma, Bernoulli 18 (2012) 322: the error of the law is then of the order
+    M^(-2/3). Symmetric in its arguments.
+
+    Parameters
+    ----------
+    n_rows, n_columns : int
+        Shape of W, each at least 1.
+    """
+    a, b = np.sqrt(n_rows - 0.5), np.sqrt(n_columns - 0.5)
+    return float((a + b) ** 2), float((a + b) * (1.0 / a + 1.0 / b) ** (1.0 / 3.0))
+
+
+def largest_share_scale(n_rows: int, n_columns: int) -> tuple[float, float]:
+    """Return the centre and the scale of the largest eigenvalue where the variance is estimated from W itself.
+
+    The ratio of the largest eigenvalue to the trace varies less than the eigenvalue does: its relative variance
+    is smaller by that of the trace, 2/(NM) (Nadler, J. Multivariate Anal. 102, 2011, 363). Centre and scale are
+    chosen such that the law keeps its mean and takes this variance. The scale is 6% smaller at 128 x 128, 1.5%
+    at 1024 x 1024; without this the test at 5% alarms in 3.5 to 4.5% of the draws.
+
+    Parameters
+    ----------
+    n_rows, n_columns : int
+        Shape of W, each at least 1.
+    """
+    centre, scale = largest_eigenvalue_scale(n_rows, n_columns)
+    removed = 2.0 / (n_rows * n_columns) * (centre / scale) ** 2
+    shrink = float(np.sqrt(max(1.0 - removed / TRACY_WIDOM_VARIANCE, 0.25)))
+    return centre + TRACY_WIDOM_MEAN * scale * (1.0 - shrink), scale * shrink
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted for their number: below a rate r, at most r of all runs give a false alarm.
+
+    Holm, Scandinavian Journal of Statistics 6 (1979) 65: step-down, valid under any dependence.
+
+    Parameters
+    ----------
+    p_values : sequence of float
+        Each in [0, 1].
+
+    Raises
+    ------
+    ValueError
+        A value is NaN or outside [0, 1].
+    """
+    values = np.asarray(p_values, dtype=np.float64)
+    if values.size and not bool(np.all((values >= 0.0) & (values <= 1.0))):
+        raise ValueError(f"p-values must lie in [0, 1], got {list(p_values)!r}")
+    order = np.argsort(values, kind="stable")
+    stepped = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return [float(value) for value in adjusted]
+
+
+def _kernel_eigenvalues(statistic: float) -> NDArray[np.float64]:
+    from scipy.special import airy
+
+    nodes, weights = _quadrature(max(_AIRY_REACH, _AIRY_REACH - statistic))
+    kernel = airy(nodes[:, None] + nodes[None, :] + statistic)[0]
+    roots = np.sqrt(weights)
+    return np.asarray(np.linalg.eigvalsh(roots[:, None] * kernel * roots[None, :]), dtype=np.float64)
+
+
+def _quadrature(length: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    nodes, weights = _gauss_legendre()
+    return (nodes + 1.0) * (length / 2.0), weights * (length / 2.0)
+
+
+@lru_cache(maxsize=1)
+def _gauss_legendre() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    nodes, weights = np.polynomial.legendre.leggauss(_N_NODES)
+    nodes.flags.writeable = weights.flags.writeable = False
+    return nodes, weights

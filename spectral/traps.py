@@ -1,0 +1,314 @@
+"""Correlation traps: eigenvalues that stay outside the bulk when the elements of W change places.
+
+Permuting the elements destroys every correlation between rows and columns. An eigenvalue that is still too
+large comes from the elements themselves: a few of them are far larger than the others, or all share an offset.
+
+The test is calibrated for elements drawn independently from one distribution, Gaussian or not:
+
+- *Bulk*: the largest eigenvalue of the permuted matrix, its largest elements clipped, against the Tracy-Widom law
+  (see :mod:`spectral.noise`). This is the whole test where no element is large.
+- *Elements*: a large element is a trap where its eigenvalue leaves the bulk, and where the distribution of the
+  other elements does not make such an element likely: their tail is continued by a t-distribution through two
+  of their quantiles.
+  Without this a heavy tail (t5 entries) alone would alarm in a third of all draws.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spectral.lanczos import leading_eigenvalues
+from spectral.noise import (
+    ACCURACY,
+    MAX_STEPS,
+    ElementStatistics,
+    any_of,
+    clipped,
+    element_statistics,
+    largest_eigenvalue,
+)
+from spectral.permutation import generator_for, scrambled
+from spectral.tracy_widom import largest_share_scale, tracy_widom_sf
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from spectral.lanczos import LeadingEigenvalues
+
+MAX_TRAPS = 16
+"""At most so many traps are told apart in one slice."""
+
+N_TAIL_SAMPLE = 1 << 16
+"""Elements from which the quantiles of the tail are taken."""
+
+TAIL_SHARE = 1e-3
+"""The tail is extrapolated from the quantiles exceeded by this share of the elements, and by ten times as many."""
+
+MIN_TAIL_COUNT = 32
+"""At least so many elements lie beyond the outer quantile."""
+
+MAX_DEGREES = 1e4
+"""A t-distribution of so many degrees of freedom is a Gaussian here."""
+
+INSIDE_BULK = 0.979316
+"""The 95% quantile of the Tracy-Widom law: an eigenvalue below it ends the search for traps."""
+
+FLOAT32_REACH = 100.0
+"""Where an element's square exceeds the bulk edge by this factor, rounding in float32 would reach the bulk."""
+
+PURPOSE = 0x7472_6170  # "trap"
+"""Keeps these draws apart from all others of the same layer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrapTest:
+    """The trap test of one slice.
+
+    Attributes
+    ----------
+    p_value : float
+        Probability of as remarkable an eigenvalue where there is no trap, in [0, 1].
+    bulk_p_value : float
+        Of the largest eigenvalue once large elements are clipped.
+    element_p_value : float or None
+        Of the largest element and its eigenvalue together; None where no element is large.
+    statistic : float
+        t of the largest eigenvalue of the permuted matrix, in widths of the Tracy-Widom law from the edge.
+    eigenvalues : tuple of float
+        Largest eigenvalues of the permuted matrix, descending, down to the first inside the bulk.
+    eigenvalue_p_values : tuple of float
+        Of each in turn, the ones before it taken out.
+    detectability_limit : float
+        Singular value below which a trap cannot be seen: σ(NM)^(1/4).
+    """
+
+    p_value: float
+    bulk_p_value: float
+    element_p_value: float | None
+    statistic: float
+    eigenvalues: tuple[float, ...]
+    eigenvalue_p_values: tuple[float, ...]
+    detectability_limit: float
+
+    def n_traps(self, level: float) -> int:
+        """Count the eigenvalues that are traps at a level of significance; 0 where the test itself passes."""
+        if not self.p_value <= level:
+            return 0
+        above = [p_value <= level for p_value in self.eigenvalue_p_values]
+        return max(1, above.index(False) if False in above else len(above))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerTraps:
+    """The trap test of one layer, over all its slices.
+
+    Attributes
+    ----------
+    p_value : float
+        Of the layer: as remarkable a slice, among as many.
+    slices : tuple of TrapTest
+        One per slice.
+    """
+
+    p_value: float
+    slices: tuple[TrapTest, ...]
+
+    @property
+    def statistic(self) -> float:
+        """The largest t of any slice."""
+        return max(test.statistic for test in self.slices)
+
+    @property
+    def detectability_limit(self) -> float:
+        """The largest limit of any slice."""
+        return max(test.detectability_limit for test in self.slices)
+
+    def n_traps(self, level: float) -> int:
+        """Count the traps of all slices at a level for the whole layer (Šidák for the slices)."""
+        per_slice = -math.expm1(math.log1p(-level) / len(self.slices))
+        return sum(test.n_traps(per_slice) for test in self.slices)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PermutedSlice:
+    """One slice with its elements in other places, and what is known of them.
+
+    Attributes
+    ----------
+    values : ndarray of float32, shape (columns, rows)
+        The permuted elements in units of ``unit``.
+    unit : float
+        What the values were divided by, so that they fit float32.
+    statistics : ElementStatistics
+        Of the values.
+    generator : Generator
+        Its state after the permutation.
+    """
+
+    values: NDArray[np.float32] = field(repr=False)
+    unit: float
+    statistics: ElementStatistics
+    generator: np.random.Generator = field(repr=False)
+
+
+def find_traps(slices: NDArray[Any], *, name: str, seed: int) -> LayerTraps:
+    """Test every slice of a layer for correlation traps.
+
+    Parameters
+    ----------
+    slices : ndarray of any float type, shape (n, rows, columns)
+        Finite, none of them all zero. Not written to.
+    name : str
+        Layer name; with the seed it decides the permutation.
+    seed : int
+        The run's seed, at least 0.
+
+    Notes
+    -----
+    Only the few largest eigenvalues of the permuted matrix are computed, in float32: their error is below
+    one in 10⁶, where the law of the largest is a hundredth wide.
+    """
+    tests = tuple(
+        _test_slice(permuted_slice(block, name=name, seed=seed, index=index)) for index, block in enumerate(slices)
+    )
+    return LayerTraps(p_value=any_of(min(test.p_value for test in tests), len(tests)), slices=tests)
+
+
+def _test_slice(permuted: PermutedSlice) -> TrapTest:
+    return trap_test(permuted, leading_of(permuted))
+
+
+def permuted_slice(block: NDArray[Any], *, name: str, seed: int, index: int) -> PermutedSlice:
+    """Permute the elements of one slice, and take their statistics.
+
+    Parameters
+    ----------
+    block : ndarray of any float type, shape (rows, columns)
+        Finite and not all zero.
+    name, seed
+        As in :func:`find_traps`.
+    index : int
+        Number of the slice in its layer.
+    """
+    unit = _root_mean_square(block)
+    values = _in_units_of(block, unit)
+    generator = generator_for(seed, name, PURPOSE, index)
+    permuted = scrambled(values, generator)
+    return PermutedSlice(values=permuted, unit=unit, statistics=element_statistics(permuted), generator=generator)
+
+
+def leading_of(permuted: PermutedSlice) -> LeadingEigenvalues:
+    """Return the largest eigenvalues of a permuted slice, in its units, down to the first inside the bulk."""
+    statistics = permuted.statistics
+    centre, width = statistics.edge_and_width
+    values: NDArray[Any] = permuted.values
+    if statistics.largest**2 > FLOAT32_REACH * centre:
+        values = values.astype(np.float64)
+
+    def is_settled(found: LeadingEigenvalues) -> bool:
+        for value, error in zip(found.values, found.errors, strict=True):
+            if error > max(ACCURACY * width, 1e-6 * value):
+                return False
+            if value < centre + INSIDE_BULK * width:
+                return True
+        return len(found.values) > MAX_TRAPS
+
+    return leading_eigenvalues(
+        values,
+        enough=is_settled,
+        start=permuted.generator.standard_normal(min(values.shape)),
+        n_values=MAX_TRAPS + 1,
+        max_steps=MAX_STEPS,
+    )
+
+
+def trap_test(permuted: PermutedSlice, leading: LeadingEigenvalues) -> TrapTest:
+    """Judge the largest eigenvalues of a permuted slice."""
+    statistics = permuted.statistics
+    p_values = _eigenvalue_p_values(statistics, leading.values)
+    bulk_p_value, element_p_value = p_values[0], None
+    p_value = bulk_p_value
+    if statistics.n_clipped:
+        rest = largest_eigenvalue(clipped(permuted.values, statistics), statistics, permuted.generator)
+        bulk_p_value = tracy_widom_sf(statistics.statistic(rest))
+        element_p_value = max(p_values[0], _largest_element_p_value(permuted))
+        p_value = any_of(min(bulk_p_value, element_p_value), 2)
+    return TrapTest(
+        p_value=p_value,
+        bulk_p_value=bulk_p_value,
+        element_p_value=element_p_value,
+        statistic=statistics.statistic(float(leading.values[0])),
+        eigenvalues=tuple(float(value) * permuted.unit**2 for value in leading.values[: len(p_values)]),
+        eigenvalue_p_values=p_values,
+        detectability_limit=statistics.detectability_limit * permuted.unit,
+    )
+
+
+def _eigenvalue_p_values(statistics: ElementStatistics, values: NDArray[np.float64]) -> tuple[float, ...]:
+    """Return the p-value of each eigenvalue among those not larger than it, down to the first inside the bulk."""
+    p_values = []
+    n_rows, n_columns = statistics.n_rows, statistics.n_columns
+    shift = 1.0 + statistics.excess_kurtosis / math.sqrt(n_rows * n_columns)
+    for index, value in enumerate(values):
+        centre, width = largest_share_scale(n_rows - index, n_columns - index)
+        t = (float(value) / statistics.variance - centre * shift) / width
+        p_values.append(tracy_widom_sf(t))
+        if t < INSIDE_BULK:
+            break
+    return tuple(p_values)
+
+
+def _largest_element_p_value(permuted: PermutedSlice) -> float:
+    """Return the probability that the largest of all elements is so large, from the tail of the others."""
+    from scipy.special import stdtr, stdtrit
+
+    sample = np.abs(permuted.values.ravel()[:N_TAIL_SAMPLE])
+    sample = np.sort(sample[sample > 0.0]).astype(np.float64)
+    n_elements = int(np.count_nonzero(permuted.values))
+    count = max(MIN_TAIL_COUNT, math.ceil(TAIL_SHARE * len(sample)))
+    if 10 * count >= len(sample):
+        return 1.0
+    outer, inner = float(sample[-count]), float(sample[-10 * count])
+    share = count / len(sample)
+    degrees = _degrees_of_freedom(math.log(outer / inner), share)
+    scale = outer / -float(stdtrit(degrees, share / 2.0))
+    beyond = 2.0 * float(stdtr(degrees, -permuted.statistics.largest / scale))
+    return any_of(beyond, n_elements)
+
+
+def _degrees_of_freedom(log_ratio: float, share: float) -> float:
+    """Return the degrees of the t-distribution whose quantiles at ``share`` and ten times it have this ratio."""
+    from scipy.optimize import brentq
+    from scipy.special import stdtrit
+
+    def excess(log_degrees: float) -> float:
+        degrees = math.exp(log_degrees)
+        return math.log(float(stdtrit(degrees, share / 2.0) / stdtrit(degrees, 5.0 * share))) - log_ratio
+
+    low, high = 0.0, math.log(MAX_DEGREES)
+    if excess(low) <= 0.0:
+        return 1.0
+    if excess(high) >= 0.0:
+        return MAX_DEGREES
+    return math.exp(float(brentq(excess, low, high, xtol=1e-6)))
+
+
+def _root_mean_square(block: NDArray[Any]) -> float:
+    """Return the scale of the elements, whatever their range."""
+    largest = float(np.max(np.abs(block)))
+    flat = block.ravel().astype(np.float64) if largest > 1e15 or largest < 1e-15 else block.ravel()
+    if flat.dtype not in (np.float32, np.float64):
+        flat = flat.astype(np.float32)
+    if flat.dtype == np.float64:
+        return largest * math.sqrt(float(np.dot(flat / largest, flat / largest)) / flat.size)
+    return math.sqrt(float(np.dot(flat, flat)) / flat.size)
+
+
+def _in_units_of(block: NDArray[Any], unit: float) -> NDArray[np.float32]:
+    if block.dtype == np.float64 or not 1e-30 < unit < 1e30:
+        return (block.astype(np.float64) / unit).astype(np.float32)
+    return np.asarray(block.astype(np.float32) * np.float32(1.0 / unit), dtype=np.float32)

@@ -1,0 +1,200 @@
+"""Singular values of a convolution, beside the operator written out as a matrix."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spectral.convolution_operator import GRID, complex_singular_values, conv2d_operator_spectrum
+from spectral.forms import FormOptions, expand_specs
+from spectral.loaders.protocol import LayerType, TensorInfo
+from spectral.spectrum import Spectrum, SpectrumFailure
+from spectral.weights import WeightMatrix, as_weight_matrix, plan_matrices
+from tests.core.builders import heavy_tailed, spec_of
+from tests.core.formed import formed_spectra
+from tests.core.oracle import oracle_rows, with_weights
+
+
+def convolution(values: Any, *, norm: bool = False) -> WeightMatrix:
+    """Return a torch kernel (out, in, k1, k2) as the pool of its slices."""
+    info = TensorInfo(name="conv", shape=values.shape, dtype=values.dtype.name, role=LayerType.CONV2D)
+    specs, _ = expand_specs(plan_matrices([info]).matrices, FormOptions(conv2d_norm=norm))
+    return as_weight_matrix(specs[0], values)
+
+
+def spectrum_of(matrix: WeightMatrix, grid: int = GRID) -> Spectrum:
+    spectrum = conv2d_operator_spectrum(matrix, grid=grid)
+    assert isinstance(spectrum, Spectrum), spectrum
+    return spectrum
+
+
+def operator(values: Any, n_rows: int, n_columns: int) -> Any:
+    """Write the circular convolution as a matrix: torch applied to every unit image."""
+    n_out, n_in, first, second = values.shape
+    units = torch.eye(n_in * n_rows * n_columns, dtype=torch.float64).reshape(-1, n_in, n_rows, n_columns)
+    # The last rows and columns again at the end, so that the window runs around the torus.
+    around = torch.nn.functional.pad(units, (0, second - 1, 0, first - 1), mode="circular")
+    images = torch.nn.functional.conv2d(around, torch.from_numpy(values.astype(np.float64)))
+    return images.reshape(len(units), n_out * n_rows * n_columns).numpy().T
+
+
+@pytest.mark.parametrize("grid", [4, 5])
+@pytest.mark.parametrize("shape", [(4, 3, 3, 3), (3, 4, 3, 3), (3, 3, 2, 3), (4, 3, 1, 3), (2, 3, 3, 1), (3, 2, 1, 1)])
+def test_beside_the_written_out_operator(shape: tuple[int, ...], grid: int) -> None:
+    values = heavy_tailed(*shape)
+    spectrum = spectrum_of(convolution(values), grid)
+    singular = np.linalg.svd(operator(values, grid, grid), compute_uv=False)
+    np.testing.assert_allclose(np.sqrt(spectrum.evals), singular[::-1], rtol=1e-9, atol=1e-12)
+    assert (spectrum.rf, len(spectrum.evals)) == (grid * grid, grid * grid * min(shape[:2]))
+    assert (max(shape[:2]), min(shape[:2])) == (spectrum.N, spectrum.M)
+    assert spectrum.sv_max == pytest.approx(singular[0], rel=1e-9)
+
+
+def test_a_kernel_longer_than_the_grid_takes_its_own_length() -> None:
+    values = heavy_tailed(3, 2, 5, 2)
+    singular = np.linalg.svd(operator(values, 5, 3), compute_uv=False)
+    spectrum = spectrum_of(convolution(values), 3)
+    np.testing.assert_allclose(np.sqrt(spectrum.evals), singular[::-1], rtol=1e-9)
+
+
+def test_beside_every_frequency() -> None:
+    """No symmetry, no batches: an SVD of numpy's own transform at each of the 1024 frequencies."""
+    values = heavy_tailed(7, 5, 3, 2).astype(np.float32)
+    transformed = np.moveaxis(np.fft.fft2(values.astype(np.float64), (GRID, GRID), axes=(2, 3)), (2, 3), (0, 1))
+    singular = np.linalg.svd(transformed, compute_uv=False).reshape(-1, 5)
+    spectrum = spectrum_of(convolution(values))
+    np.testing.assert_allclose(spectrum.evals, np.sort(singular.ravel() ** 2), rtol=1e-9)
+    assert spectrum.sv_min == pytest.approx(singular[:, -1].max(), rel=1e-9)
+    assert spectrum.rank_loss == 0
+
+
+def test_batches_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = convolution(heavy_tailed(7, 5, 3, 3))
+    whole = spectrum_of(matrix)
+    monkeypatch.setattr("spectral.convolution_operator.BLOCK_VALUES", 7 * 5 * 3)
+    np.testing.assert_allclose(spectrum_of(matrix).evals, whole.evals, rtol=1e-12)
+
+
+def test_keras_kernels() -> None:
+    values = heavy_tailed(5, 4, 3, 2)
+    keras = np.ascontiguousarray(np.transpose(values, (2, 3, 1, 0)))
+    info = TensorInfo(name="conv/kernel", shape=keras.shape, dtype="float64")
+    specs, _ = expand_specs(plan_matrices([info]).matrices, FormOptions(conv2d_norm=False, channels="first"))
+    spectrum = spectrum_of(as_weight_matrix(specs[0], keras))
+    np.testing.assert_allclose(spectrum.evals, spectrum_of(convolution(values)).evals, rtol=1e-12)
+
+
+@given(seed=st.integers(0, 999), factor=st.floats(1e-3, 1e3), k1=st.integers(1, 3), k2=st.integers(1, 3))
+def test_laws(seed: int, factor: float, k1: int, k2: int) -> None:
+    """Scale; transposed channels and a mirrored kernel (the adjoint); a shifted kernel (a unitary factor); Parseval."""
+    values = heavy_tailed(3, 2, k1, k2, seed=seed)
+    evals = spectrum_of(convolution(values), 4).evals
+    close = {"rtol": 1e-8, "atol": 1e-9 * evals[-1]}
+    np.testing.assert_allclose(
+        spectrum_of(convolution(values * factor), 4).evals,
+        evals * factor**2,
+        **{**close, "atol": 1e-9 * evals[-1] * factor**2},
+    )
+    adjoint = np.ascontiguousarray(values.transpose(1, 0, 2, 3)[:, :, ::-1, ::-1])
+    np.testing.assert_allclose(spectrum_of(convolution(adjoint), 4).evals, evals, **close)
+    shifted = np.pad(values, ((0, 0), (0, 0), (1, 0), (0, 1)))
+    np.testing.assert_allclose(spectrum_of(convolution(shifted), 4).evals, evals, **close)
+    assert evals.sum() == pytest.approx(16 * (values**2).sum(), rel=1e-10)
+
+
+def test_scale() -> None:
+    values = heavy_tailed(5, 4, 3, 3)
+    plain, normed = spectrum_of(convolution(values)), spectrum_of(convolution(values, norm=True))
+    np.testing.assert_allclose(normed.evals, plain.evals / 2, rtol=1e-14)
+    assert normed.sv_max == pytest.approx(plain.sv_max / np.sqrt(2), rel=1e-14)
+
+
+def test_rank_and_dead_channels() -> None:
+    """A dead output channel of three, and the wavelength of two, which a kernel (1, 1) along an axis cannot see."""
+    values = np.zeros((3, 3, 2, 1))
+    values[:2, :, 0, 0] = values[:2, :, 1, 0] = heavy_tailed(2, 3)
+    spectrum = spectrum_of(convolution(values), 4)
+    # At u = 2 the kernel vanishes: 3 zeros; elsewhere the dead channel: 1.
+    assert spectrum.rank_loss == 4 * (3 + 3 * 1)
+    assert np.count_nonzero(spectrum.evals < 1e-12) == spectrum.rank_loss
+    assert (spectrum.n_dead_rows, spectrum.n_dead_columns, spectrum.method) == (1, 0, "svd")
+
+
+def test_complex_singular_values_are_resolved() -> None:
+    rng = np.random.default_rng(0)
+    left, _ = np.linalg.qr(rng.standard_normal((9, 4)) + 1j * rng.standard_normal((9, 4)))
+    right, _ = np.linalg.qr(rng.standard_normal((4, 4)) + 1j * rng.standard_normal((4, 4)))
+    singular = np.array([2e-6, 1e-4, 0.3, 2.0])
+    matrices = np.stack([(left * singular) @ right, ((left * singular) @ right * 3.0)])
+    expected = np.stack([singular, 3 * singular])
+    np.testing.assert_allclose(complex_singular_values(matrices), expected, rtol=1e-6)
+    np.testing.assert_allclose(complex_singular_values(matrices.swapaxes(1, 2)), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "detail"),
+    [
+        (np.zeros((3, 3, 2, 2)), "all_zero", "all 36 values are zero"),
+        (np.full((3, 3, 2, 2), 1e200), "overflow", "the squares of the values exceed the range of float64"),
+        (np.full((3, 3, 2, 2), 1e-200), "underflow", "the squares of the values vanish in the range of float64"),
+    ],
+)
+def test_no_spectrum(values: Any, kind: str, detail: str) -> None:
+    failure = conv2d_operator_spectrum(convolution(values))
+    assert failure == SpectrumFailure(kind=kind, detail=detail)  # type: ignore[arg-type]
+
+
+def test_not_finite() -> None:
+    values = heavy_tailed(3, 3, 2, 2)
+    values[1, 2, 0, 1] = np.nan
+    failure = conv2d_operator_spectrum(convolution(values))
+    assert isinstance(failure, SpectrumFailure)
+    assert failure.detail == "1 of 36 values are NaN or infinite, the first at row 1, column 2 of slice 1"
+
+
+def test_misuse() -> None:
+    values = heavy_tailed(9, 8)
+    with pytest.raises(ValueError, match=r"layer: expected a 2-D convolution, got the shape \(9, 8\)"):
+        conv2d_operator_spectrum(as_weight_matrix(spec_of(values), values))
+    matrix = convolution(heavy_tailed(3, 3, 2, 2))
+    with pytest.raises(ValueError, match="the grid must have at least 1 point a side, got 0"):
+        conv2d_operator_spectrum(matrix, grid=0)
+    one = replace(matrix, slices=matrix.slices[:1])
+    with pytest.raises(ValueError, match=r"expected all slices of a 2-D convolution, got \(1, 3, 3\)"):
+        conv2d_operator_spectrum(one)
+
+
+class TestBesideTheIncumbent:
+    """Its conv2d_fft keeps the real part only, and for torch kernels takes the SVD over the frequencies."""
+
+    def test_torch_kernels(self) -> None:
+        layer = torch.nn.Conv2d(5, 7, 3)
+        values = heavy_tailed(7, 5, 3, 3)
+        (row,) = oracle_rows(with_weights({"conv": (layer, values)}), conv2d_fft=True)
+        ((spec, spectrum),) = formed_spectra(with_weights({"conv": (layer, values)}), conv2d_fft=True)
+        real = np.fft.fft2(values.astype(np.float32).astype(np.float64), (GRID, GRID)).real
+        over_frequencies = np.sort(np.linalg.svd(real, compute_uv=False).ravel())[::-1] ** 2 / 2
+        # It keeps 3·7·5 of the 7·5·32 values, as if every channel pair had a spectrum of its own.
+        assert row["num_evals"] == 3 * 7 * 5
+        assert row["norm"] == pytest.approx(over_frequencies[: 3 * 7 * 5].sum(), rel=1e-5)
+        assert spectrum.evals[-1] != pytest.approx(row["lambda_max"], rel=1e-2)
+        assert len(spectrum.evals) == 5 * GRID**2
+        assert spec.n_evals == 5 * 9
+
+    def test_keras_kernels_of_one_point(self) -> None:
+        """Here the transform is real and the axes are right: all that it keeps are copies of the largest value."""
+        layer = torch.nn.Conv2d(1, 1, (12, 20))
+        model = with_weights({"conv": (layer, heavy_tailed(1, 1, 12, 20))})
+        (row,) = oracle_rows(model, conv2d_fft=True)
+        values = model.conv.weight.numpy()
+        ((spec, spectrum),) = formed_spectra({"conv/kernel": values}, conv2d_fft=True)
+        assert (spec.rows, spec.columns) == (12, 20)
+        assert row["num_evals"] == 12 * 20
+        assert spectrum.evals[-1] == pytest.approx(row["lambda_max"], rel=1e-6)
+        assert row["norm"] == pytest.approx(float(spectrum.evals[-12 * 20 :].sum()), rel=1e-6)
