@@ -19,6 +19,10 @@ class ModelNotFoundError(ModelError, FileNotFoundError):
     """There is no checkpoint at the given path."""
 
 
+class ModelMismatchError(ModelError, ValueError):
+    """Two models that should be compared do not have the same architecture, or a part of one is missing."""
+
+
 class CorruptCheckpointError(ModelError, ValueError):
     """The bytes of a checkpoint contradict its own header, index or format."""
 

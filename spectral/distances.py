@@ -1,0 +1,375 @@
+"""How far the weights of two models are apart, layer by layer.
+
+The definitions are those of ``weightwatcher.WeightWatcher.distances``: *raw* ‖W₁-W₂‖_F of whole tensors and of
+biases, *euclidean* its mean over the slices of a convolution, and *cka* ‖W₁ᵀW₂‖_F / √(‖W₁ᵀW₁‖_F ‖W₂ᵀW₂‖_F), a
+similarity (uncentred linear CKA: Kornblith et al., ICML 2019, eq. 1 without the centring), meaned over slices, too.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from spectral.analysis import Description, describe
+from spectral.errors import OptionError
+from spectral.execution import run_all, single_threaded_blas
+from spectral.loaders.protocol import LayerType
+from spectral.pairing import pair_models
+from spectral.spectrum import BLOCK_VALUES
+from spectral.weights import MatrixSpec, as_weight_matrix
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from concurrent.futures import Executor
+
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from spectral.loaders.protocol import TensorSource
+    from spectral.pairing import ModelPairing
+
+DistanceMethod = Literal["raw", "euclidean", "cka"]
+
+ONLY_IN_SECOND = "only in the second model"
+
+_CONVOLUTIONS = (LayerType.CONV1D, LayerType.CONV2D, LayerType.CONV3D)
+
+_COLUMNS = ("method", "layer_id", "name", "delta_W", "delta_b", "M", "N", "b_shape", "longname", "reason")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerDistance:
+    """The distance of one layer in two models.
+
+    Attributes
+    ----------
+    name : str
+        Layer name in the first model, or in the second where only that has it.
+    layer_id : int or None
+        Index of the matrix in the first model.
+    N, M : int or None
+        Larger and smaller dimension of a slice.
+    delta_W : float or None
+        The distance (raw, euclidean: >= 0) or similarity (cka: 0 to 1); None where there is none.
+    delta_b : float or None
+        ‖b₁-b₂‖ (raw only); None where a model has no bias of this layer, or one of another shape.
+    b_shape : tuple of int or None
+        Shape of the bias.
+    reason : str
+        Why a number is missing; empty where ``delta_W`` exists.
+    """
+
+    name: str
+    layer_id: int | None = None
+    N: int | None = None
+    M: int | None = None
+    delta_W: float | None = None  # noqa: N815  # the column users know
+    delta_b: float | None = None
+    b_shape: tuple[int, ...] | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distances:
+    """The distances of all layers.
+
+    Attributes
+    ----------
+    method : {"raw", "euclidean", "cka"}
+        What was computed.
+    layers : tuple of LayerDistance
+        One per matrix of the first model, then the layers that cannot be compared.
+    """
+
+    method: DistanceMethod
+    layers: tuple[LayerDistance, ...] = field(repr=False)
+
+    @property
+    def mean_delta_W(self) -> float | None:
+        """Mean of ``delta_W`` over the layers that have one; None where none has."""
+        return _mean(layer.delta_W for layer in self.layers)
+
+    @property
+    def mean_delta_b(self) -> float | None:
+        """Mean of ``delta_b`` over the layers that have one; None where none has."""
+        return _mean(layer.delta_b for layer in self.layers)
+
+    @cached_property
+    def details(self) -> pd.DataFrame:
+        """A row per layer: method, layer_id, name, delta_W, delta_b, M, N, b_shape, longname, reason.
+
+        A number that does not exist is NaN (``pd.NA`` for counts), never 0.
+        """
+        import pandas as pd
+
+        rows = [
+            {
+                "method": self.method,
+                "layer_id": layer.layer_id,
+                "name": layer.name.rpartition(".")[2],
+                "delta_W": math.nan if layer.delta_W is None else layer.delta_W,
+                "delta_b": math.nan if layer.delta_b is None else layer.delta_b,
+                "M": layer.M,
+                "N": layer.N,
+                "b_shape": "unknown" if layer.b_shape is None else layer.b_shape,
+                "longname": layer.name,
+                "reason": layer.reason,
+            }
+            for layer in self.layers
+        ]
+        frame = pd.DataFrame(rows, columns=list(_COLUMNS))
+        return frame.astype({"layer_id": "Int64", "M": "Int64", "N": "Int64", "delta_W": float, "delta_b": float})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _DistanceTask:
+    """One matrix of each model, and their biases."""
+
+    first: TensorSource = field(repr=False)
+    second: TensorSource = field(repr=False)
+    spec: MatrixSpec
+    partner: MatrixSpec
+    biases: tuple[str, str] | None
+    method: DistanceMethod
+
+
+def distances(
+    model_1: object,
+    model_2: object,
+    *,
+    method: DistanceMethod = "raw",
+    layers: Iterable[str] = (),
+    executor: Executor | None = None,
+    n_workers: int | None = None,
+) -> Distances:
+    """Compare the weights of two models of one architecture.
+
+    Parameters
+    ----------
+    model_1, model_2 : anything :func:`spectral.analyze` takes
+        A :class:`spectral.Description` restricts the comparison to its matrices.
+    method : {"raw", "euclidean", "cka"}
+        Frobenius norm of the difference of whole tensors (and of the biases), its mean over slices, or the
+        similarity cka.
+    layers : iterable of str
+        Shell patterns of the layer names to compare; default all.
+    executor, n_workers
+        As for :func:`spectral.analyze`.
+
+    Returns
+    -------
+    Distances
+        ``.details`` (a DataFrame), ``.mean_delta_W``, ``.mean_delta_b``, ``.layers``.
+
+    Raises
+    ------
+    ModelMismatchError
+        The models are of different architectures.
+    OptionError
+        An unknown method, or a pattern that matches no layer.
+
+    Notes
+    -----
+    Dense layers are taken as stored, so that ``cka`` contracts over their rows; slices of convolutions are turned
+    tall first, as in ``weightwatcher``. Neither scales a convolution (no ``conv2d_norm``).
+    """
+    if method not in get_args(DistanceMethod):
+        raise OptionError(f"method must be one of {', '.join(get_args(DistanceMethod))}, got {method!r}")
+    first, second = (model if isinstance(model, Description) else describe(model) for model in (model_1, model_2))
+    pairing = pair_models(first.source, second.source)
+    patterns = _checked_patterns(layers, [spec.name for spec in first.matrices])
+    pairs, alone = pair_matrices(first, second, pairing)
+    tasks = [
+        _DistanceTask(
+            first=first.source, second=second.source, spec=spec, partner=partner, biases=biases, method=method
+        )
+        for (spec, partner), biases in zip(pairs, _biases([spec for spec, _ in pairs], pairing), strict=True)
+        if _is_wanted(spec.name, patterns)
+    ]
+    costs = [float(task.spec.rows * task.spec.columns * task.spec.rf) for task in tasks]
+    found = run_all(_compare, tasks, costs=costs, executor=executor, n_workers=n_workers)
+    missing = [
+        LayerDistance(name=name, layer_id=None if spec is None else spec.index, reason=reason)
+        for name, spec, reason in alone
+        if _is_wanted(name, patterns)
+    ]
+    ordered = sorted([*found, *missing], key=lambda row: math.inf if row.layer_id is None else row.layer_id)
+    return Distances(method=method, layers=tuple(ordered))
+
+
+def pair_matrices(
+    first: Description, second: Description, pairing: ModelPairing
+) -> tuple[list[tuple[MatrixSpec, MatrixSpec]], list[tuple[str, MatrixSpec | None, str]]]:
+    """Pair the matrices of two models.
+
+    Returns
+    -------
+    pairs : list of (MatrixSpec, MatrixSpec)
+        Matrices of equal layout in both.
+    alone : list of (name, MatrixSpec or None, reason)
+        What cannot be compared: a matrix of the first model (with its spec), or a tensor of either.
+    """
+    parts: dict[str, list[MatrixSpec]] = {}
+    for spec in second.matrices:
+        parts.setdefault(spec.tensor, []).append(spec)
+    reasons = {item.name: item.reason for item in second.unanalysed}
+    n_seen: dict[str, int] = {}
+    pairs: list[tuple[MatrixSpec, MatrixSpec]] = []
+    alone: list[tuple[str, MatrixSpec | None, str]] = []
+    for spec in first.matrices:
+        position = n_seen.setdefault(spec.tensor, 0)
+        n_seen[spec.tensor] += 1
+        reason = pairing.mismatch(spec.tensor)
+        if reason is None:
+            tensor = pairing.partners[spec.tensor]
+            partners = parts.get(tensor, [])
+            # The role that a module gives a tensor may be missing in a file: equal slices are what counts.
+            if position < len(partners) and _layout(partners[position]) == _layout(spec):
+                pairs.append((spec, partners[position]))
+                continue
+            reason = f"in the other model: {reasons.get(tensor, 'read as other matrices')}"
+        alone.append((spec.name, spec, reason))
+    alone.extend((item.name, None, item.reason) for item in first.unanalysed)
+    lonely = set(pairing.only_second)
+    alone.extend((spec.name, None, ONLY_IN_SECOND) for spec in second.matrices if spec.tensor in lonely)
+    alone.extend((item.name, None, ONLY_IN_SECOND) for item in second.unanalysed if item.name in lonely)
+    return pairs, alone
+
+
+def _layout(spec: MatrixSpec) -> tuple[int, int, int]:
+    return spec.rows, spec.columns, spec.rf
+
+
+def _compare(task: _DistanceTask) -> LayerDistance:
+    """Load one matrix of each model and compare them; the unit of work of every executor."""
+    spec = task.spec
+    with single_threaded_blas(), np.errstate(over="ignore", invalid="ignore"):
+        one = as_weight_matrix(spec, task.first.load(spec.tensor)).slices
+        two = as_weight_matrix(task.partner, task.second.load(task.partner.tensor)).slices
+        value: float
+        if task.method == "raw":
+            value = math.sqrt(sum(_squared_distance(*pair) for pair in zip(one, two, strict=True)))
+        elif task.method == "euclidean":
+            value = float(np.mean([math.sqrt(_squared_distance(*pair)) for pair in zip(one, two, strict=True)]))
+        else:
+            turn = spec.layer_type in _CONVOLUTIONS and spec.rows < spec.columns
+            pairs = [(a.T, b.T) if turn else (a, b) for a, b in zip(one, two, strict=True)]
+            value = float(np.mean([cka_similarity(*pair) for pair in pairs]))
+        delta_b, b_shape = _bias_distance(task)
+    is_finite = math.isfinite(value)
+    return LayerDistance(
+        name=spec.name,
+        layer_id=spec.index,
+        N=spec.N,
+        M=spec.M,
+        delta_W=value if is_finite else None,
+        delta_b=delta_b,
+        b_shape=b_shape,
+        reason="" if is_finite else _why_not_finite(one, two),
+    )
+
+
+def cka_similarity(first: NDArray[Any], second: NDArray[Any]) -> float:
+    """Return ‖W₁ᵀW₂‖_F / √(‖W₁ᵀW₁‖_F ‖W₂ᵀW₂‖_F), in [0, 1], NaN where a matrix is zero.
+
+    1 for W₂ = c·W₁·R with an orthogonal R. For wide matrices ‖W₁ᵀW₂‖_F² = Σ (W₁W₁ᵀ)∘(W₂W₂ᵀ), so that only
+    matrices of the smaller side are formed.
+
+    Parameters
+    ----------
+    first, second : ndarray, shape (n, m)
+        Two matrices of one shape.
+    """
+    n_rows, n_columns = first.shape
+    if n_rows <= n_columns:
+        one, two = (_sum_of_products(values.T, values.T) for values in (first, second))
+        cross = math.sqrt(max(0.0, float(np.vdot(one, two))))
+    else:
+        one, two = (_sum_of_products(values, values) for values in (first, second))
+        cross = float(np.linalg.norm(_sum_of_products(first, second)))
+    norms = math.sqrt(float(np.linalg.norm(one))) * math.sqrt(float(np.linalg.norm(two)))
+    return cross / norms if norms > 0.0 else math.nan
+
+
+def _sum_of_products(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float64]:
+    """Return firstᵀ · second in float64, over row blocks."""
+    total = np.zeros((first.shape[1], second.shape[1]))
+    for one, two in _blocks(first, second):
+        total += one.T @ two
+    return total
+
+
+def _squared_distance(first: NDArray[Any], second: NDArray[Any]) -> float:
+    total = 0.0
+    for one, two in _blocks(first, second):
+        difference = one - two
+        total += float(np.vdot(difference, difference))
+    return total
+
+
+def _blocks(first: NDArray[Any], second: NDArray[Any]) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Yield rows of both as float64, so that no large matrix is converted as a whole."""
+    n_rows = max(1, BLOCK_VALUES // first.shape[1])
+    for start in range(0, len(first), n_rows):
+        part = slice(start, start + n_rows)
+        yield first[part].astype(np.float64), second[part].astype(np.float64)
+
+
+def _bias_distance(task: _DistanceTask) -> tuple[float | None, tuple[int, ...] | None]:
+    if task.method != "raw" or task.biases is None:
+        return None, None
+    one, two = (source.load(name) for source, name in zip((task.first, task.second), task.biases, strict=True))
+    value = math.sqrt(_squared_distance(one.reshape(1, -1), two.reshape(1, -1)))
+    return (value if math.isfinite(value) else None), one.shape
+
+
+def _biases(specs: list[MatrixSpec], pairing: ModelPairing) -> list[tuple[str, str] | None]:
+    """Return the names of both biases of each matrix; a tensor split in several has it at the first of them."""
+    found: list[tuple[str, str] | None] = []
+    seen: set[str] = set()
+    for spec in specs:
+        path, dot, last = spec.tensor.rpartition(".")
+        bias = f"{path}{dot}{last.replace('weight', 'bias').replace('kernel', 'bias')}"
+        is_bias = (
+            spec.tensor not in seen
+            and bias != spec.tensor
+            and bias in pairing.partners
+            and pairing.mismatch(bias) is None
+        )
+        found.append((bias, pairing.partners[bias]) if is_bias else None)
+        seen.add(spec.tensor)
+    return found
+
+
+def _why_not_finite(first: NDArray[Any], second: NDArray[Any]) -> str:
+    for values, which in ((first, "first"), (second, "second")):
+        n_bad = int(np.count_nonzero(~np.isfinite(values)))
+        if n_bad:
+            return f"{n_bad} of {values.size} values of the {which} model are NaN or infinite"
+        if not all(np.any(block) for block in values):
+            return f"all values of a slice of the {which} model are zero"
+    return "the squares of the values leave the range of float64"
+
+
+def _checked_patterns(layers: Iterable[str], names: list[str]) -> tuple[str, ...]:
+    if isinstance(layers, str):
+        raise OptionError(f"layers must be a sequence of patterns, got the string {layers!r}")
+    patterns = tuple(layers)
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise OptionError(f"layers: {pattern!r} matches no layer of the first model")
+    return patterns
+
+
+def _is_wanted(name: str, patterns: tuple[str, ...]) -> bool:
+    return not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    existing = [value for value in values if value is not None]
+    return math.fsum(existing) / len(existing) if existing else None
