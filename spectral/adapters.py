@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from spectral.adapter_config import CONFIG_FILE, parse_adapter_config, read_adapter_config
 from spectral.errors import ModelError, ModelMismatchError, ModelNotFoundError, OptionError
-from spectral.loaders.memory import is_torch_module
 from spectral.loaders.opening import open_model
 from spectral.loaders.protocol import TensorInfo
+from spectral.loaders.torch_module import is_torch_module
 from spectral.lora import FACTOR_PARTS, MAGNITUDE, PEFT_PREFIX, LoraUpdate, find_updates, unknown_parts
 from spectral.pairing import match_names
 

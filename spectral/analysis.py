@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from spectral.columns import METRICS_BY_OPTION
 from spectral.errors import OptionError
 from spectral.execution import run_all
-from spectral.layer_analysis import LayerAnalysis, MatrixTask, analyze_matrix
+from spectral.layer_analysis import LayerAnalysis
 from spectral.loaders import open_model
 from spectral.metrics import LAYER_METRICS, summarise
 from spectral.options import AnalysisOptions
+from spectral.pipeline import MatrixTask, analyze_matrix
 from spectral.preparation import prepare_matrices
 from spectral.run_wide import RunWidePValues, adjust_p_values, count_traps
 from spectral.weights import MatrixSpec, UnanalysedTensor, plan_matrices
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from spectral.adapters import AdapterMode
     from spectral.loaders.protocol import TensorSource
     from spectral.selection import LeftOut
     from spectral.weights import ModelPlan
@@ -175,7 +177,7 @@ def analyze(
     options: AnalysisOptions | None = None,
     *,
     base_model: object = None,
-    peft: str | None = None,
+    peft: AdapterMode | None = None,
     executor: Executor | None = None,
     n_workers: int | None = None,
     **changes: Any,
@@ -237,7 +239,7 @@ def describe(
     options: AnalysisOptions | None = None,
     *,
     base_model: object = None,
-    peft: str | None = None,
+    peft: AdapterMode | None = None,
     **changes: Any,
 ) -> Description:
     """List what :func:`analyze` would analyse, from headers alone.
@@ -254,7 +256,7 @@ def describe(
     return _describe_plan(source, plan_matrices(source.tensors()), options)
 
 
-def _open(model: object, base_model: object, peft: str | None) -> TensorSource:
+def _open(model: object, base_model: object, peft: AdapterMode | None) -> TensorSource:
     if peft is not None:
         from spectral.adapters import adapter_source
 
@@ -267,7 +269,11 @@ def _open(model: object, base_model: object, peft: str | None) -> TensorSource:
 
 
 def _refuse_second_options(
-    description: Description, options: AnalysisOptions | None, base_model: object, peft: str | None, changes: Any
+    description: Description,
+    options: AnalysisOptions | None,
+    base_model: object,
+    peft: AdapterMode | None,
+    changes: Any,
 ) -> None:
     given = (options or AnalysisOptions()).changed(changes)
     if base_model is not None or peft is not None or given not in (AnalysisOptions(), description.options):
@@ -291,9 +297,7 @@ def _describe_plan(source: TensorSource, plan: ModelPlan, options: AnalysisOptio
     )
 
 
-def _exclude(
-    specs: Iterable[MatrixSpec], patterns: tuple[str, ...]
-) -> tuple[list[MatrixSpec], list[UnanalysedTensor]]:
+def _exclude(specs: Iterable[MatrixSpec], patterns: tuple[str, ...]) -> tuple[list[MatrixSpec], list[UnanalysedTensor]]:
     included: list[MatrixSpec] = []
     left_out: list[UnanalysedTensor] = []
     for spec in specs:

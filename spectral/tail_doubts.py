@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from spectral.fits import FitFailure
 from spectral.permutation import generator_for
-from spectral.power_law import PowerLawFit
 from spectral.tail_comparison import compare_tail_to_all
 from spectral.tail_uncertainty import bootstrap_alpha, goodness_of_fit
 
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from spectral.options import AnalysisOptions
+    from spectral.power_law import PowerLawFit
 
 BOOTSTRAP_METRICS = ("alpha_low", "alpha_high", "alpha_standard_error")
 GOODNESS_METRICS = ("pl_p_value",)

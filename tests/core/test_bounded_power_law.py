@@ -101,7 +101,10 @@ class TestLaws:
         """At the same tail: a tail that ends is flatter than one thought to go on."""
         evals = bounded_pareto(alpha, largest, 60, seed)
         at_first = (float(evals[0]), float(evals[0]))
-        bounded, unbounded = fit_bounded_power_law(evals, xmin_range=at_first), fit_power_law(evals, xmin_range=at_first)
+        bounded, unbounded = (
+            fit_bounded_power_law(evals, xmin_range=at_first),
+            fit_power_law(evals, xmin_range=at_first),
+        )
         assert isinstance(unbounded, PowerLawFit)
         if isinstance(bounded, FitFailure):
             assert bounded.reason is FitFailureReason.REFUSED
@@ -125,7 +128,10 @@ class TestLaws:
         """Exact quantiles over three decades: less than 1% of the density lies beyond."""
         evals = (1.0 - (np.arange(1000) + 0.5) / 1000.0) ** (-1.0 / 2.0)
         at_first = (1.0, float(evals[0]))
-        bounded, unbounded = fit_bounded_power_law(evals, xmin_range=at_first), fit_power_law(evals, xmin_range=at_first)
+        bounded, unbounded = (
+            fit_bounded_power_law(evals, xmin_range=at_first),
+            fit_power_law(evals, xmin_range=at_first),
+        )
         assert isinstance(bounded, PowerLawFit)
         assert isinstance(unbounded, PowerLawFit)
         assert bounded.alpha == pytest.approx(unbounded.alpha, rel=0.02)

@@ -98,7 +98,9 @@ class TestWindows:
         pooled = [
             np.linalg.svd(matrix[row : row + 20, :], compute_uv=False) ** 2 for matrix in weights for row in (0, 15, 30)
         ]
-        assert number(alpha_farms(weights)) == pytest.approx(number(alpha_hill(np.sort(np.concatenate(pooled)))), rel=1e-9)
+        assert number(alpha_farms(weights)) == pytest.approx(
+            number(alpha_hill(np.sort(np.concatenate(pooled)))), rel=1e-9
+        )
 
     def test_slow_small_windows(self) -> None:
         weights = heavy_tailed(1, 50, 20, seed=1)

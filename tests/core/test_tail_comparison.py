@@ -93,7 +93,9 @@ class TestLogNormal:
 
         ours = fit_lognormal(evals, xmin)
         assert isinstance(ours, LogNormalFit)
-        result = minimize(loss, (ours.mu + 0.1, math.log(ours.sigma) + 0.1), method="Nelder-Mead", options={"maxiter": 2000})
+        result = minimize(
+            loss, (ours.mu + 0.1, math.log(ours.sigma) + 0.1), method="Nelder-Mead", options={"maxiter": 2000}
+        )
         assert ours.log_likelihood == pytest.approx(-loss(np.array([ours.mu, math.log(ours.sigma)])), rel=1e-10)
         assert ours.log_likelihood >= -float(result.fun) - 1e-6
 

@@ -95,7 +95,9 @@ class TestAgainstTheIncumbent:
         assert theirs.value("layer", "xmax") == pytest.approx(evals[-3], rel=1e-6)
         assert ours.fit.xmax == evals[-2]
 
-    @pytest.mark.parametrize("options", [{"fit": "TPL"}, {"fix_fingers": "xmin_peak"}, {"fit": "E_TPL"}, {"xmax": "force"}])
+    @pytest.mark.parametrize(
+        "options", [{"fit": "TPL"}, {"fix_fingers": "xmin_peak"}, {"fit": "E_TPL"}, {"xmax": "force"}]
+    )
     def test_what_needs_the_powerlaw_package_fails_there(self, options: dict[str, Any]) -> None:
         """With powerlaw 2.0 and later: it is handed an argument it does not know, and every layer is -1."""
         theirs = run_oracle(model("tall"), pl_package="powerlaw", **options)

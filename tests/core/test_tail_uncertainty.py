@@ -49,7 +49,9 @@ class TestInterval:
         """x -> x^c turns α-1 into (α-1)/c, and nothing else changes."""
         narrow, wide = pareto(2.0, 300, 4), pareto(2.0, 300, 4) ** 0.5
         one, other = interval(narrow, seed=1), interval(wide, seed=1)
-        assert (other.low - 1.0, other.high - 1.0) == pytest.approx((2.0 * (one.low - 1.0), 2.0 * (one.high - 1.0)), rel=1e-6)
+        assert (other.low - 1.0, other.high - 1.0) == pytest.approx(
+            (2.0 * (one.low - 1.0), 2.0 * (one.high - 1.0)), rel=1e-6
+        )
         assert other.standard_error == pytest.approx(2.0 * one.standard_error, rel=1e-6)
 
     def test_by_hand(self) -> None:

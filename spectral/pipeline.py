@@ -1,0 +1,223 @@
+"""From one weight matrix to its analysis: everything the options ask for, or the reason why not."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spectral.execution import single_threaded_blas
+from spectral.fits import FitFailure, FitFailureReason
+from spectral.forms import compute_formed_spectrum, form_matrix
+from spectral.layer_analysis import LayerAnalysis
+from spectral.metrics import power_law_metrics, spectrum_metrics
+from spectral.spectrum import SpectrumFailure
+from spectral.tail_fit import fit_tail
+from spectral.truncated_power_law import TruncatedPowerLawFit
+from spectral.weights import load_matrix
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from numpy.typing import NDArray
+
+    from spectral.loaders.protocol import TensorSource
+    from spectral.options import AnalysisOptions
+    from spectral.spectrum import Spectrum
+    from spectral.tail_fit import TailFit
+    from spectral.weights import MatrixSpec, WeightMatrix
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatrixTask:
+    """The analysis of one matrix, small enough to send to another process."""
+
+    source: TensorSource = field(repr=False)
+    spec: MatrixSpec
+    options: AnalysisOptions
+
+
+def analyze_matrix(task: MatrixTask) -> LayerAnalysis:
+    """Load one matrix and analyse it; the unit of work of every executor.
+
+    BLAS is held to one thread here, too: in another process nobody else has done it.
+    """
+    with single_threaded_blas():
+        stored = load_matrix(task.source, task.spec)
+        return _analyze(stored, task.options)
+
+
+def _analyze(stored: WeightMatrix, options: AnalysisOptions) -> LayerAnalysis:
+    matrix = form_matrix(stored, options.forms)
+    spectrum = compute_formed_spectrum(matrix, options.forms)
+    found = _Found()
+    tail: TailFit | FitFailure
+    if isinstance(spectrum, SpectrumFailure):
+        tail = FitFailure(reason=FitFailureReason.NO_SPECTRUM, detail=spectrum.detail)
+        found.reasons.update({option: spectrum.detail for option in _ANALYSES if getattr(options, option)})
+    else:
+        tail = fit_tail(spectrum.evals, options.tail)
+        found.metrics.update(spectrum_metrics(spectrum, tolerance=options.tolerance))
+        if not isinstance(tail, FitFailure):
+            found.metrics.update(power_law_metrics(spectrum, tail))
+        layer = _Layer(matrix=matrix, options=options, spectrum=spectrum, tail=tail)
+        for option, analyse in _ANALYSES.items():
+            if getattr(options, option):
+                analyse(layer, found)
+    return LayerAnalysis(
+        spec=stored.spec,
+        content_hash=_content_hash(stored),
+        spectrum=spectrum,
+        fit=tail if isinstance(tail, FitFailure) else tail.fit,
+        is_constant=_is_constant(stored.values),
+        metrics=found.metrics,
+        reasons=found.reasons,
+        **found.records,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Layer:
+    """What every analysis may read."""
+
+    matrix: WeightMatrix
+    options: AnalysisOptions
+    spectrum: Spectrum
+    tail: TailFit | FitFailure
+
+
+@dataclass(slots=True)
+class _Found:
+    """What the analyses of one layer have found so far."""
+
+    metrics: dict[str, float | int] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    records: dict[str, Any] = field(default_factory=dict)
+
+    def take(self, option: str, metrics: Mapping[str, float | int] | FitFailure) -> None:
+        """Keep the numbers, or the reason why there are none."""
+        if isinstance(metrics, FitFailure):
+            self.reasons[option] = metrics.detail
+        else:
+            self.metrics.update(metrics)
+
+
+def _fit_marchenko_pastur(layer: _Layer, found: _Found) -> None:
+    from spectral.marchenko_pastur import fit_marchenko_pastur, marchenko_pastur_metrics
+
+    fit = fit_marchenko_pastur(layer.spectrum.evals, N=layer.spectrum.N, M=layer.spectrum.M)
+    if isinstance(fit, FitFailure):
+        found.take("mp_fit", fit)
+        return
+    found.records["marchenko_pastur"] = fit
+    found.take("mp_fit", marchenko_pastur_metrics(fit))
+
+
+def _randomize(layer: _Layer, found: _Found) -> None:
+    from spectral.marchenko_pastur import fit_marchenko_pastur, random_marchenko_pastur_metrics
+    from spectral.random_twin import compare_with_twin, twin_metrics
+    from spectral.randomization import twin_evals
+
+    evals, options = layer.spectrum.evals, layer.options
+    twins = twin_evals(layer.matrix, options.forms, seed=options.seed)
+    if isinstance(twins, SpectrumFailure):
+        found.reasons["randomize"] = twins.detail
+        return
+    pooled = np.sort(np.concatenate(twins))
+    found.records["twin_evals"] = pooled
+    found.take("randomize", twin_metrics(compare_with_twin(evals, pooled_rand_evals=pooled, rand_evals=twins[0])))
+    fit = fit_marchenko_pastur(pooled, N=layer.spectrum.N, M=layer.spectrum.M)
+    if isinstance(fit, FitFailure):
+        found.take("randomize", fit)
+        return
+    found.records["twin_marchenko_pastur"] = fit
+    found.take("randomize", random_marchenko_pastur_metrics(fit))
+
+
+def _find_det_x(layer: _Layer, found: _Found) -> None:
+    from spectral.det_x import det_x_metrics, find_det_x
+
+    spectrum, tail = layer.spectrum, layer.tail
+    det_x = find_det_x(spectrum.evals)
+    if isinstance(det_x, FitFailure):
+        found.take("detX", det_x)
+        return
+    n_pl_spikes = None if isinstance(tail, FitFailure) else tail.num_pl_spikes
+    found.take(
+        "detX",
+        det_x_metrics(det_x, N=spectrum.N, M=spectrum.M, n_evals=len(spectrum.evals), n_pl_spikes=n_pl_spikes),
+    )
+
+
+def _measure_vectors(layer: _Layer, found: _Found) -> None:
+    from spectral.eigenvectors import eigenvector_metrics
+
+    xmin = layer.tail if isinstance(layer.tail, FitFailure) else layer.tail.fit.xmin
+    found.take("vectors", eigenvector_metrics(layer.matrix.slices, layer.matrix.spec.scale, xmin))
+
+
+def _test_noise(layer: _Layer, found: _Found) -> None:
+    from spectral.matrix_tests import compare_matrix_with_noise, noise_metrics
+
+    test = compare_matrix_with_noise(layer.matrix, layer.spectrum, seed=layer.options.seed)
+    if isinstance(test, FitFailure):
+        found.take("noise_test", test)
+        return
+    found.records["noise"] = test
+    found.take("noise_test", noise_metrics(test, layer.matrix.spec))
+
+
+def _test_traps(layer: _Layer, found: _Found) -> None:
+    from spectral.matrix_tests import find_matrix_traps, trap_metrics
+
+    test = find_matrix_traps(layer.matrix, seed=layer.options.seed)
+    if isinstance(test, FitFailure):
+        found.take("traps", test)
+        return
+    found.records["traps"] = test
+    found.take("traps", trap_metrics(test, layer.matrix.spec))
+
+
+def _estimate_farms(layer: _Layer, found: _Found) -> None:
+    from spectral.hill import alpha_farms
+
+    alpha = alpha_farms(layer.matrix.slices)
+    found.take("farms", alpha if isinstance(alpha, FitFailure) else {"alpha_farms": alpha})
+
+
+def _judge_tail(layer: _Layer, found: _Found) -> None:
+    from spectral.tail_doubts import tail_doubt_metrics
+
+    law = layer.tail if isinstance(layer.tail, FitFailure) else layer.tail.fit
+    assert not isinstance(law, TruncatedPowerLawFit), "the options allow these tests for power laws only"
+    metrics, reasons = tail_doubt_metrics(layer.spectrum.evals, law, name=layer.matrix.spec.name, options=layer.options)
+    found.metrics.update(metrics)
+    found.reasons.update(reasons)
+
+
+_ANALYSES: dict[str, Callable[[_Layer, _Found], None]] = {
+    "mp_fit": _fit_marchenko_pastur,
+    "vectors": _measure_vectors,
+    "randomize": _randomize,
+    "detX": _find_det_x,
+    "noise_test": _test_noise,
+    "traps": _test_traps,
+    "farms": _estimate_farms,
+    "judges_tail": _judge_tail,
+}
+"""Option -> what it asks for, in the order of the columns."""
+
+
+def _content_hash(matrix: WeightMatrix) -> str:
+    values = matrix.values
+    digest = hashlib.sha256(f"{matrix.spec.dtype}:{','.join(map(str, values.shape))}:".encode())
+    digest.update(values.reshape(-1).view("u1").data)
+    return digest.hexdigest()
+
+
+def _is_constant(values: NDArray[Any]) -> bool:
+    flat = values.reshape(-1)
+    # The first few values settle it for every real matrix; only then is the rest looked at.
+    return bool((flat[:64] == flat[0]).all() and (flat == flat[0]).all())
