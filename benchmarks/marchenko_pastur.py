@@ -77,7 +77,8 @@ def report(title: str, cases: list[Case], repeats: int) -> None:
     apart = [differences(case) for case in cases]
     print(
         f"{title:20s} {len(cases):3d} fits: ours {statistics.median(ours):6.2f} ms (sum {sum(ours):6.1f}),"
-        f" weightwatcher {statistics.median(theirs):7.1f} ms (sum {sum(theirs):8.1f}), {sum(theirs) / sum(ours):6.0f} times;"
+        f" weightwatcher {statistics.median(theirs):7.1f} ms (sum {sum(theirs):8.1f}),"
+        f" {sum(theirs) / sum(ours):6.0f} times;"
         f" sigma differs by {max(a for a, _ in apart):.1e}, spikes by {max(b for _, b in apart)}"
     )
 

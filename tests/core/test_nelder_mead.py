@@ -22,6 +22,8 @@ FUNCTIONS: dict[str, Callable[[float], float]] = {
     "wall": lambda x: 3.0 - x if x < 0.9 else 1e6,
     "kink": lambda x: abs(x - 1.3) * (2.0 if x > 1.3 else 1.0),
     "flat": lambda _: 7.0,
+    "stairs": lambda x: float(math.floor(20.0 * abs(x - 0.7))),
+    "few values": lambda x: float(round(7.0 * x) % 3),
     "two valleys": lambda x: math.cos(9.0 * x) + 0.1 * x,
     "endless": lambda x: -x,
 }
