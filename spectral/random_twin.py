@@ -16,6 +16,9 @@ from spectral.rescaling import check_evals
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+MIN_SHARE = 1e-150
+"""Smaller shares are zero to any precision. They would be divided by a reference that has vanished altogether."""
+
 TWIN_METRICS = ("max_rand_eval", "rand_distance", "ww_softrank", "ww_maxdist")
 
 
@@ -131,6 +134,7 @@ def twin_metrics(comparison: TwinComparison) -> dict[str, float]:
 
 
 def _shares(evals: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the eigenvalues divided by their sum."""
+    """Return the eigenvalues divided by their sum; what vanishes beside it is zero."""
     relative = evals / evals[-1]
-    return np.asarray(relative / np.sum(relative), dtype=np.float64)
+    shares = relative / np.sum(relative)
+    return np.where(shares < MIN_SHARE, 0.0, shares)

@@ -23,13 +23,16 @@ class RescaledEvals:
     Attributes
     ----------
     values : ndarray of float64, shape (n,)
-        x = λ·n/Σλ, ascending, of mean 1.
+        x = λ·n/Σλ, ascending, of mean 1, read-only.
     W_scale : float
         √(n/Σλ): the factor W would be multiplied with. λ = x / W_scale².
     """
 
     values: NDArray[np.float64] = field(repr=False)
     W_scale: float
+
+    def __post_init__(self) -> None:
+        self.values.flags.writeable = False
 
 
 def rescale_evals(evals: NDArray[np.float64]) -> RescaledEvals | FitFailure:

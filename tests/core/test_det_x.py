@@ -61,7 +61,7 @@ def eigenvalues(W: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def gram_eigenvalues(W: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.maximum(np.linalg.eigvalsh(W.T @ W), 0.0)
+    return np.asarray(np.maximum(np.linalg.eigvalsh(W.T @ W), 0.0), dtype=np.float64)
 
 
 def noise_quantiles(N: int, M: int, seed: int | None = None) -> NDArray[np.float64]:

@@ -6,6 +6,7 @@ and not only their distributions.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
@@ -83,6 +84,8 @@ def test_columns(name: str, theirs: OracleResult) -> None:
     assert isinstance(random_fit, MarchenkoPasturFit)
     assert isinstance(det_x, DetX)
     assert isinstance(power_law, PowerLawFit)
+    for record in (fit, det_x):
+        assert pickle.loads(pickle.dumps(record)) == record
     ours = {
         **marchenko_pastur_metrics(fit),
         **random_marchenko_pastur_metrics(random_fit),

@@ -25,6 +25,11 @@ def test_mean_is_one_and_the_scale_leads_back(values: list[float], decades: floa
     np.testing.assert_allclose(result.values / result.W_scale**2, evals, rtol=1e-12, atol=1e-14 * evals[-1])
 
 
+def test_result_is_read_only() -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        rescaled([1.0, 2.0]).values[0] = 3.0
+
+
 @pytest.mark.parametrize("largest", [1e308, 1e-306])
 def test_the_ends_of_the_floating_range(largest: float) -> None:
     result = rescaled([0.25 * largest, 0.75 * largest, largest, largest])
