@@ -350,4 +350,4 @@ def _identity_row(spec: MatrixSpec) -> dict[str, Any]:
 
 def _flops(spec: MatrixSpec) -> float:
     """Relative cost: the Gram product and LAPACK's reduction to tridiagonal form."""
-    return spec.rf * (spec.N * spec.M**2 + 4.0 / 3.0 * spec.M**3)
+    return spec.n_slices * (spec.N * spec.M**2 + 4.0 / 3.0 * spec.M**3)

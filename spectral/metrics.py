@@ -61,20 +61,12 @@ SPECTRUM_METRICS = (
     "n_dead_rows",
     "n_dead_columns",
 )
-POWER_LAW_METRICS = (
-    "alpha",
-    "Lambda",
-    "xmin",
-    "xmax",
-    "D",
-    "sigma",
-    "num_pl_spikes",
-    "num_fingers",
-    "raw_alpha",
-    "alpha_weighted",
-    "log_alpha_norm",
-)
-"""Λ exists for the truncated law only, fingers where they were looked for."""
+POWER_LAW_METRICS = ("alpha", "xmin", "xmax", "D", "sigma", "num_pl_spikes", "alpha_weighted", "log_alpha_norm")
+CUTOFF_METRICS = ("Lambda",)
+"""Of the truncated power law only."""
+
+FINGER_METRICS = ("num_fingers", "raw_alpha")
+"""Where ``fix_fingers="clip_xmax"`` looked for fingers."""
 
 LAYER_METRICS = SPECTRUM_METRICS + POWER_LAW_METRICS
 """Every metric of a layer without further options, in the order of the reports."""

@@ -34,6 +34,9 @@ CLIP_SHARE = 0.5
 """Elements are clipped at this share of σ(NM)^(1/4). From 0.45 to 0.65 the rates hardly differ (t5 entries: 4 to 8%
 at a level of 5%)."""
 
+MIN_EIGENVALUES = 16
+"""Smaller matrices are not tested: the law is one of large ones."""
+
 MAX_CLIP_ROUNDS = 20
 
 SPIKE_LEVEL = 0.01

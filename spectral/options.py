@@ -133,6 +133,16 @@ class AnalysisOptions:
         return TailOptions(**{option.name: getattr(self, option.name) for option in fields(TailOptions)})
 
     @property
+    def has_cutoff(self) -> bool:
+        """Whether the law has an exponential cut-off."""
+        return self.fit != "PL"
+
+    @property
+    def clips_fingers(self) -> bool:
+        """Whether the largest eigenvalues may be dropped."""
+        return self.fix_fingers == "clip_xmax"
+
+    @property
     def judges_tail(self) -> bool:
         """Whether the uncertainty of alpha, or the power law itself, is in question."""
         return bool(self.bootstrap or self.goodness_of_fit or self.compare_tails)

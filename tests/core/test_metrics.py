@@ -18,6 +18,7 @@ from spectral.metrics import (
     training_warning,
 )
 from spectral.power_law import PowerLawFit, fit_power_law
+from spectral.tail_fit import TailFit
 from tests.core.builders import heavy_tailed, spectrum_of, with_singular_values
 
 
@@ -54,7 +55,7 @@ def test_names_and_order() -> None:
     assert tuple(spectrum_metrics(spectrum)) == tuple(
         name for name in (*SPECTRUM_METRICS[:-3], *SPECTRUM_METRICS[-2:], "entropy")
     )
-    assert tuple(power_law_metrics(spectrum, fit)) == POWER_LAW_METRICS
+    assert tuple(power_law_metrics(spectrum, TailFit(fit=fit))) == POWER_LAW_METRICS
     assert len(set(LAYER_METRICS)) == len(SPECTRUM_METRICS) + len(POWER_LAW_METRICS)
 
 
@@ -80,13 +81,13 @@ def test_log_alpha_norm_is_the_sum_and_does_not_overflow() -> None:
     spectrum = spectrum_of(heavy_tailed(80, 60))
     fit = fit_power_law(spectrum.evals)
     assert isinstance(fit, PowerLawFit)
-    metrics = power_law_metrics(spectrum, fit)
+    metrics = power_law_metrics(spectrum, TailFit(fit=fit))
     assert metrics["log_alpha_norm"] == pytest.approx(math.log10(math.fsum(spectrum.evals**fit.alpha)), rel=1e-12)
     assert metrics["alpha_weighted"] == pytest.approx(fit.alpha * math.log10(spectrum.evals[-1]), rel=1e-12)
     steep = PowerLawFit(alpha=300.0, sigma=1.0, xmin=fit.xmin, xmax=fit.xmax, D=0.1, n_tail=fit.n_tail)
     with np.errstate(over="ignore"):
         assert np.isinf(np.sum(spectrum.evals**300.0))
-    assert power_law_metrics(spectrum, steep)["log_alpha_norm"] == pytest.approx(
+    assert power_law_metrics(spectrum, TailFit(fit=steep))["log_alpha_norm"] == pytest.approx(
         300.0 * math.log10(spectrum.evals[-1]), rel=1e-6
     )
 
@@ -97,7 +98,7 @@ def test_zero_eigenvalues_do_not_enter_log_alpha_norm() -> None:
     spectrum = spectrum_of(values)
     fit = fit_power_law(spectrum.evals)
     assert isinstance(fit, PowerLawFit)
-    assert math.isfinite(power_law_metrics(spectrum, fit)["log_alpha_norm"])
+    assert math.isfinite(power_law_metrics(spectrum, TailFit(fit=fit))["log_alpha_norm"])
 
 
 @pytest.mark.parametrize(
