@@ -155,7 +155,7 @@ class TestTheSearch:
                 return np.inf
             return float(np.sum((law - density) ** 2))
 
-        best = min(error(sigma) for sigma in fit.sigma * np.linspace(0.6, 1.4, 400))
+        best = min(error(sigma) for sigma in fit.sigma * np.linspace(0.6, 1.4, 161))
         assert error(fit.sigma) <= best + 1e-2 * (1.0 + best)
 
     @pytest.mark.parametrize("name", CASES)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import fmin
 
@@ -39,6 +39,7 @@ def recorded(function: Callable[[float], float], visited: list[float]) -> Callab
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
+@settings(max_examples=40, deadline=None)
 @given(start=st.floats(0.05, 4.0))
 def test_same_path_as_scipy(name: str, start: float) -> None:
     ours: list[float] = []
