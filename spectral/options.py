@@ -180,7 +180,7 @@ def _patterns(exclude: Any) -> tuple[str, ...]:
         raise OptionError(f"exclude must be a sequence of patterns, got the string {exclude!r}")
     patterns = tuple(exclude)
     if not all(isinstance(pattern, str) for pattern in patterns):
-        raise OptionError(f"exclude must hold patterns as text, got {exclude!r}")
+        raise OptionError(f"exclude must hold patterns as text, got {patterns!r}")
     return patterns
 
 

@@ -154,7 +154,8 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("options", "match"),
         [
-            ({"fit": "TPL"}, r"^fit must be 'PL', got 'TPL'$"),
+            ({"fit": "XPL"}, r"^fit must be one of 'PL', .*, got 'XPL'$"),
+            ({"min_eval": 5}, r"^no option 'min_eval'; did you mean 'min_evals'\?$"),
             ({"min_evals": 1}, r"^min_evals must be an integer of at least 2, got 1$"),
             ({"min_evals": 50.0}, r"^min_evals must be an integer of at least 2, got 50\.0$"),
             ({"min_evals": True}, r"^min_evals must be an integer of at least 2, got True$"),
