@@ -205,6 +205,17 @@ def test_merged_has_the_names_and_shapes_of_the_base() -> None:
     assert describe(source).coverage == pytest.approx(1.0 - 20 / (600 + 20 + 240))
 
 
+def test_pieces_of_a_merged_model() -> None:
+    base = {**base_arrays(), "experts": floats(3, 6, 5)}
+    source = adapter_source(factors(), base, mode="merged", config=CONFIG)
+    for name in ("q.weight", "experts"):
+        np.testing.assert_array_equal(source.load_span(name, 5, 80), source.load(name).reshape(-1)[5:80])
+    module = torch.nn.MultiheadAttention(10, 2)
+    tensors = {"out_proj.lora_A.weight": floats(4, 10), "out_proj.lora_B.weight": floats(10, 4, seed=1)}
+    names = [spec.name for spec in describe(adapter_source(tensors, module, mode="merged", config=CONFIG)).matrices]
+    assert names == ["in_proj_weight.q", "in_proj_weight.k", "in_proj_weight.v", "out_proj"]
+
+
 def test_modules_saved_whole() -> None:
     tensors = {**factors(), f"{PREFIX}head.weight": floats(12, 20, seed=11)}
     (row,) = describe(adapter_source(tensors, config=CONFIG)).unanalysed

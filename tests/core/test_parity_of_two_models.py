@@ -41,7 +41,7 @@ def tuned(base: Tensors) -> Tensors:
     for tensor in changed.values():
         if tensor.ndim == 2:
             left, right = (torch.randn(n, generator=generator) for n in tensor.shape)
-            tensor += 1e-3 * torch.outer(left, right)
+            tensor.add_(1e-3 * torch.outer(left, right))
     return changed
 
 
