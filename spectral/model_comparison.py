@@ -16,7 +16,7 @@ from spectral.execution import run_all
 from spectral.pairing import pair_models
 from spectral.spectrum import SpectrumFailure
 from spectral.subspaces import INTRUDER_COSINE, N_LEADING, SubspaceComparison, compare_subspaces
-from spectral.weights import MatrixSpec, WeightMatrix, as_weight_matrix
+from spectral.weights import MatrixSpec, WeightMatrix, load_matrix
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -138,7 +138,7 @@ def compare_models(
         for spec, partner in pairs
     ]
     # A convolution of m rows costs what a dense matrix of m rows does.
-    costs = [float(spec.N * spec.rf * spec.M**2) for spec, _ in pairs]
+    costs = [float(spec.N * spec.n_slices * spec.M**2) for spec, _ in pairs]
     found = run_all(_compare_layer, tasks, costs=costs, executor=executor, n_workers=n_workers)
     missing = [LayerComparison(name=name, spec=spec, reason=reason) for name, spec, reason in alone]
     ordered = sorted([*found, *missing], key=lambda row: math.inf if row.spec is None else row.spec.index)
@@ -146,8 +146,8 @@ def compare_models(
 
 
 def _compare_layer(task: _ComparisonTask) -> LayerComparison:
-    tuned = unfold(as_weight_matrix(task.spec, task.model.load(task.spec.tensor)))
-    base = unfold(as_weight_matrix(task.partner, task.base.load(task.partner.tensor)))
+    tuned = unfold(load_matrix(task.model, task.spec))
+    base = unfold(load_matrix(task.base, task.partner))
     found = compare_subspaces(tuned, base, task.k)
     if isinstance(found, SpectrumFailure):
         return LayerComparison(name=task.spec.name, spec=task.spec, reason=found.detail)
