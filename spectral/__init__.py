@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from spectral.deltas import delta_source
     from spectral.det_x import DetX, find_det_x
     from spectral.distances import Distances, distances
-    from spectral.errors import ModelError, OptionError, SpectralError
+    from spectral.errors import ModelError, ModelMismatchError, OptionError, SpectralError
     from spectral.fits import FitFailure, FitFailureReason
     from spectral.forms import FormOptions
     from spectral.hill import alpha_farms, alpha_hill
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from spectral.loaders.opening import open_model
     from spectral.loaders.protocol import LayerType
     from spectral.marchenko_pastur import MarchenkoPasturFit, fit_marchenko_pastur
+    from spectral.model_comparison import ModelComparison, compare_models
     from spectral.noise import NoiseTest, compare_with_noise
     from spectral.options import AnalysisOptions
     from spectral.power_law import PowerLawFit, PowerLawProfile, alpha_at_tail, fit_power_law, power_law_profile
@@ -59,7 +60,9 @@ _HOMES = {
     "LayerType": "loaders.protocol",
     "LikelihoodRatio": "tail_comparison",
     "MarchenkoPasturFit": "marchenko_pastur",
+    "ModelComparison": "model_comparison",
     "ModelError": "errors",
+    "ModelMismatchError": "errors",
     "NoiseTest": "noise",
     "OptionError": "errors",
     "PowerLawFit": "power_law",
@@ -80,6 +83,7 @@ _HOMES = {
     "alpha_hill": "hill",
     "analyze": "analysis",
     "bootstrap_alpha": "tail_uncertainty",
+    "compare_models": "model_comparison",
     "compare_subspaces": "subspaces",
     "compare_tail": "tail_comparison",
     "compare_with_noise": "noise",
@@ -124,7 +128,9 @@ __all__ = [
     "LayerType",
     "LikelihoodRatio",
     "MarchenkoPasturFit",
+    "ModelComparison",
     "ModelError",
+    "ModelMismatchError",
     "NoiseTest",
     "OptionError",
     "PowerLawFit",
@@ -145,6 +151,7 @@ __all__ = [
     "alpha_hill",
     "analyze",
     "bootstrap_alpha",
+    "compare_models",
     "compare_subspaces",
     "compare_tail",
     "compare_with_noise",

@@ -123,7 +123,7 @@ class Analysis:
             {
                 **_identity_row(layer.spec),
                 **layer.metrics,
-                **{name: values[position] for name, values in run_wide.items()},
+                **{name: values[position] for name, values in run_wide.items() if values[position] is not None},
                 "status": layer.status,
                 "warning": layer.warning,
                 "reason": _reasons(layer),

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from spectral.adapter_config import AdapterConfig
+    from spectral.spectrum import Spectrum
+    from spectral.weights import MatrixSpec
 
 FACTOR_PARTS = {"lora_A": "A", "lora_B": "B", "lora_embedding_A": "A", "lora_embedding_B": "B"}
 """Name part of a factor -> which factor it is."""
@@ -260,6 +262,46 @@ def product_singular_values(left: NDArray[Any], right: NDArray[Any]) -> NDArray[
         for tall in (left, right.T)
     ]
     return np.sort(np.linalg.svd(triangles[0] @ triangles[1].T, compute_uv=False))
+
+
+def product_spectrum(spec: MatrixSpec, left: NDArray[Any], right: NDArray[Any]) -> Spectrum | None:
+    """Return the spectrum of left · right at its largest possible rank, from the two factors alone.
+
+    Parameters
+    ----------
+    spec : MatrixSpec
+        Of the product: one slice, ``max_rank`` at least the number of columns of ``left``.
+    left : ndarray, shape (rows, r)
+    right : ndarray, shape (r, columns)
+
+    Returns
+    -------
+    Spectrum or None
+        None where the product is not finite or zero: what is wrong with it can only be said from its values.
+    """
+    import numpy as np
+
+    from spectral.spectrum import Spectrum
+
+    if not (np.isfinite(left).all() and np.isfinite(right).all()):
+        return None
+    singular = product_singular_values(left, right) * spec.scale
+    if not 0.0 < float(singular[-1]) < np.inf or not float(singular[-1]) ** 2 > np.finfo(np.float64).tiny:
+        return None
+    dead_rows = ~np.any(left, axis=1)
+    dead_columns = ~np.any(right, axis=0)
+    return Spectrum(
+        evals=singular * singular,
+        N=spec.N,
+        M=spec.M,
+        rf=1,
+        sv_max=float(singular[-1]),
+        sv_min=float(singular[0]),
+        rank_loss=int(np.count_nonzero(singular <= singular[-1] * (spec.N * np.finfo(np.float64).eps))),
+        n_dead_rows=int(np.count_nonzero(dead_rows)),
+        n_dead_columns=int(np.count_nonzero(dead_columns)),
+        method="svd",
+    )
 
 
 def unknown_parts(names: Iterable[str], updates: Iterable[LoraUpdate]) -> Mapping[str, str]:
