@@ -35,7 +35,7 @@ def test_planted_directions_are_counted(shape: tuple[int, int], scale: float) ->
     noise = rng.standard_normal(shape)
     signal = left @ np.diag([9.0, 8.0, 7.0, 6.0, 5.0]) @ right.T * np.sqrt(sum(shape))
     for matrix, expected in ((noise, 0), (signal + noise, 5)):
-        singular = np.linalg.svd(scale * matrix, compute_uv=False)
+        singular = np.asarray(np.linalg.svd(scale * matrix, compute_uv=False), dtype=np.float64)
         assert gavish_donoho_rank(singular, Q=max(shape) / min(shape)) == expected
 
 
