@@ -136,6 +136,8 @@ class TestWindows:
         weights.flags.writeable = False
         assert number(alpha_farms(weights)) == pytest.approx(number(alpha_farms(turned)), rel=1e-9)
         assert alpha_farms(weights) == alpha_farms(weights.astype(np.float64))
+        oblong: dict[str, Any] = {"aspect_ratio": 2.0, "window": 15}
+        assert number(alpha_farms(weights, **oblong)) == pytest.approx(number(alpha_farms(turned, **oblong)), rel=1e-9)
 
     @pytest.mark.parametrize(
         ("shape", "options", "reason"),
