@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from against_weightwatcher import load_dense
+from speed import load_dense
 from numpy.typing import NDArray
 
 from spectral.fits import FitFailure

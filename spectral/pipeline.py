@@ -186,7 +186,7 @@ def _test_noise(layer: _Layer, found: _Found) -> None:
 def _test_traps(layer: _Layer, found: _Found) -> None:
     from spectral.matrix_tests import find_matrix_traps, trap_metrics
 
-    test = find_matrix_traps(layer.matrix, seed=layer.options.seed)
+    test = find_matrix_traps(layer.matrix, layer.spectrum, seed=layer.options.seed)
     if isinstance(test, FitFailure):
         found.take("traps", test)
         return

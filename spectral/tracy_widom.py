@@ -21,8 +21,8 @@ TRACY_WIDOM_MEAN = -1.2065335745820
 TRACY_WIDOM_VARIANCE = 1.607781034581
 """Of F₁ (Bornemann, Markov Processes and Related Fields 16, 2010, 803, table 10)."""
 
-_N_NODES = 48
-"""Quadrature nodes: from 40 on, nothing changes but rounding (at t = -8, the hardest point kept)."""
+_N_NODES = 32
+"""Quadrature nodes: more change a p-value by less than one part in 10¹² down to 1e-28, in 10⁵ down to 1e-206."""
 
 _AIRY_REACH = 16.0
 """Ai(16) = 2e-20: beyond this argument the kernel is nothing beside its largest values."""

@@ -139,7 +139,7 @@ class PermutedSlice:
 
     Attributes
     ----------
-    values : ndarray of float32, shape (columns, rows)
+    values : ndarray of float32, shape (rows, columns)
         The permuted elements in units of ``unit``.
     unit : float
         What the values were divided by, so that they fit float32.
