@@ -81,7 +81,8 @@ class _Krylov:
         from scipy.linalg import eigh_tridiagonal
 
         ascending, columns = eigh_tridiagonal(self._diagonal[: self.size], self._off_diagonal[: self.size - 1])
-        values, weights = np.asarray(ascending[::-1], dtype=np.float64), columns[:, ::-1]
+        # X has no negative eigenvalue: where one comes out, it is rounding.
+        values, weights = np.maximum(ascending[::-1].astype(np.float64), 0.0), columns[:, ::-1]
         kept = min(n_values, self.size)
         residuals = np.abs(self._off_diagonal[self.size - 1] * weights[-1])
         if self.is_complete:
@@ -115,7 +116,20 @@ def leading_eigenvalues(
     -------
     LeadingEigenvalues
         Also where ``max_steps`` came before ``enough``: the errors tell.
+
+    Raises
+    ------
+    ValueError
+        The start vector is zero or not finite, or the matrix is empty.
+
+    Notes
+    -----
+    An eigenvalue that occurs more than once, to the last digits of the precision, is found once: the space never
+    leaves the start vector's share of its eigenvectors. Rounding apart, this needs exact symmetry of the values.
     """
+    length = float(np.linalg.norm(start))
+    if matrix.size == 0 or not 0.0 < length < np.inf:
+        raise ValueError(f"expected a matrix with values and a finite start vector, got {matrix.shape}, length {length}")
     tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
     capacity = min(max_steps, tall.shape[1])
     krylov = _Krylov(tall, start.astype(tall.dtype), capacity)
