@@ -103,7 +103,9 @@ def cells(distributions: list[str], sizes: list[int]) -> Iterator[tuple[str, int
                 yield distribution, size, aspect
 
 
-def table(title: str, run: Callable[..., Any], draws: int, names: list[str], sizes: list[int], strength: float) -> None:
+def table(
+    title: str, run: Callable[..., Any], draws: int, names: list[str], sizes: list[int], *, strength: float
+) -> None:
     print(f"\n{title}\n{'':10}{'M':>6}{'Q':>3}{'draws':>7}   5%: noise   trap   1%: noise   trap      s", flush=True)
     for distribution, size, aspect in cells(names, sizes):
         start = time.perf_counter()
@@ -130,9 +132,9 @@ def main() -> None:
     with single_threaded_blas(), ProcessPoolExecutor(options.workers, initializer=_hold_blas) as pool:
         run = partial(pool.map, chunksize=10) if options.workers > 1 else map
         if options.sizes and options.draws:
-            table("Pure noise: alarms in %", run, options.draws, options.distributions, options.sizes, 0.0)
+            table("Pure noise: alarms in %", run, options.draws, options.distributions, options.sizes, strength=0.0)
             title = f"A rank-one spike at {SPIKE} times the limit of detectability: found in %"
-            table(title, run, options.draws, options.distributions[:1], options.sizes, SPIKE)
+            table(title, run, options.draws, options.distributions[:1], options.sizes, strength=SPIKE)
         if options.runs:
             results = np.array(list(run(run_of, range(options.runs))))
             print(f"\n{options.runs} runs of {N_LAYERS} layers of pure noise: alarms in % of the runs")

@@ -129,7 +129,9 @@ def leading_eigenvalues(
     """
     length = float(np.linalg.norm(start))
     if matrix.size == 0 or not 0.0 < length < np.inf:
-        raise ValueError(f"expected a matrix with values and a finite start vector, got {matrix.shape}, length {length}")
+        raise ValueError(
+            f"expected a matrix with values and a finite start vector, got {matrix.shape}, length {length}"
+        )
     tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
     capacity = min(max_steps, tall.shape[1])
     krylov = _Krylov(tall, start.astype(tall.dtype), capacity)

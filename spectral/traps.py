@@ -21,19 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spectral.elements import ElementStatistics, clipped, element_statistics, in_own_units
 from spectral.lanczos import leading_eigenvalues
-from spectral.noise import (
-    ACCURACY,
-    MAX_STEPS,
-    ElementStatistics,
-    any_of,
-    clipped,
-    element_statistics,
-    in_own_units,
-    largest_eigenvalue,
-)
+from spectral.noise import ACCURACY, MAX_STEPS, any_of, largest_eigenvalue
 from spectral.permutation import generator_for, scrambled
-from spectral.tracy_widom import largest_share_scale, tracy_widom_sf
+from spectral.tracy_widom import tracy_widom_sf
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -85,6 +77,9 @@ class TrapTest:
         Of each in turn, the ones before it taken out.
     detectability_limit : float
         Singular value below which a trap cannot be seen: σ(NM)^(1/4).
+    is_calibrated : bool
+        Whether the bulk has the law it is tested against; where not (nearly all elements are zero), its p-value is an
+        upper bound.
     """
 
     p_value: float
@@ -94,6 +89,7 @@ class TrapTest:
     eigenvalues: tuple[float, ...]
     eigenvalue_p_values: tuple[float, ...]
     detectability_limit: float
+    is_calibrated: bool
 
     def n_traps(self, level: float) -> int:
         """Count the eigenvalues that are traps at a level of significance; 0 where the test itself passes."""
@@ -177,7 +173,9 @@ def find_traps(slices: NDArray[Any], *, name: str, seed: int) -> LayerTraps:
 
     Notes
     -----
-    Whether M is at least :data:`spectral.noise.MIN_EIGENVALUES` is for the caller to see. Only the few largest eigenvalues of the permuted matrix are computed, in float32: their error is below
+    Whether M is at least :data:`spectral.noise.MIN_EIGENVALUES` is for the caller to see.
+
+    Only the few largest eigenvalues of the permuted matrix are computed, in float32: their error is below
     one in 10⁶, where the law of the largest is a hundredth wide.
     """
     if slices.ndim != 3 or not len(slices):
@@ -218,7 +216,7 @@ def permuted_slice(block: NDArray[Any], *, name: str, seed: int, index: int) -> 
 def leading_of(permuted: PermutedSlice) -> LeadingEigenvalues:
     """Return the largest eigenvalues of a permuted slice, in its units, down to the first inside the bulk."""
     statistics = permuted.statistics
-    centre, width = statistics.edge_and_width
+    centre, width = (statistics.variance * length for length in statistics.edge_and_width())
     values: NDArray[Any] = permuted.values
     if statistics.largest**2 > FLOAT32_REACH * centre:
         values = values.astype(np.float64)
@@ -262,17 +260,15 @@ def trap_test(permuted: PermutedSlice, leading: LeadingEigenvalues) -> TrapTest:
         eigenvalues=tuple(float(value) * permuted.unit * permuted.unit for value in leading.values[: len(p_values)]),
         eigenvalue_p_values=p_values,
         detectability_limit=statistics.detectability_limit * permuted.unit,
+        is_calibrated=statistics.is_calibrated,
     )
 
 
 def _eigenvalue_p_values(statistics: ElementStatistics, values: NDArray[np.float64]) -> tuple[float, ...]:
     """Return the p-value of each eigenvalue among those not larger than it, down to the first inside the bulk."""
     p_values = []
-    n_rows, n_columns = statistics.n_rows, statistics.n_columns
-    shift = 1.0 + statistics.excess_kurtosis / math.sqrt(n_rows * n_columns)
     for index, value in enumerate(values):
-        centre, width = largest_share_scale(n_rows - index, n_columns - index)
-        t = (float(value) / statistics.variance - centre * shift) / width
+        t = statistics.statistic(float(value), index)
         p_values.append(tracy_widom_sf(t))
         if t < INSIDE_BULK:
             break
