@@ -34,7 +34,9 @@ class LeadingEigenvalues:
     values : ndarray of float64, shape (k,)
         Approximations from below to the largest eigenvalues, descending.
     errors : ndarray of float64, shape (k,)
-        Bounds of their errors (to first order in the residual where it is small against the gap).
+        Estimates of their errors: no eigenvalue of X is further from the value than the norm of the residual; where
+        its square over the gap to the next value found is smaller, that. The latter is a bound once the next
+        eigenvalue has been found, too; before, a pair closer together than the accuracy asked for may pass as one.
     vectors : ndarray, shape (M, k)
         Eigenvectors, on the smaller side of W.
     """
@@ -146,14 +148,14 @@ def leading_eigenvalues(
 
 
 def _errors(values: NDArray[np.float64], residuals: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Bound |θ - λ| by the residual, or by its square over the gap where that is smaller (Parlett, theorem 11.7.1)."""
+    """Estimate |θ - λ| by the residual, or by its square over the gap where that is smaller (Parlett, theorem 11.7.1)."""
     gaps = np.full_like(values, np.inf)
     if len(values) > 1:
         steps = values[:-1] - values[1:]
         gaps[:-1] = steps
         gaps[1:] = np.minimum(gaps[1:], steps)
     with np.errstate(divide="ignore", invalid="ignore"):
-        squared = np.where(gaps > residuals, residuals**2 / gaps, np.inf)
+        squared = np.where((gaps > residuals) & np.isfinite(gaps), residuals**2 / gaps, np.inf)
     return np.asarray(np.minimum(residuals, squared), dtype=np.float64)
 
 
