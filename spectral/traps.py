@@ -21,18 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spectral.elements import ElementStatistics, clipped, element_statistics, in_own_units
 from spectral.lanczos import leading_eigenvalues
-from spectral.noise import (
-    ACCURACY,
-    MAX_STEPS,
-    ElementStatistics,
-    any_of,
-    clipped,
-    element_statistics,
-    largest_eigenvalue,
-)
+from spectral.noise import ACCURACY, MAX_STEPS, any_of, largest_eigenvalue
 from spectral.permutation import generator_for, scrambled
-from spectral.tracy_widom import largest_share_scale, tracy_widom_sf
+from spectral.tracy_widom import tracy_widom_sf
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -84,6 +77,9 @@ class TrapTest:
         Of each in turn, the ones before it taken out.
     detectability_limit : float
         Singular value below which a trap cannot be seen: σ(NM)^(1/4).
+    is_calibrated : bool
+        Whether the bulk has the law it is tested against; where not (nearly all elements are zero), its p-value is an
+        upper bound.
     """
 
     p_value: float
@@ -93,6 +89,7 @@ class TrapTest:
     eigenvalues: tuple[float, ...]
     eigenvalue_p_values: tuple[float, ...]
     detectability_limit: float
+    is_calibrated: bool
 
     def n_traps(self, level: float) -> int:
         """Count the eigenvalues that are traps at a level of significance; 0 where the test itself passes."""
@@ -129,6 +126,8 @@ class LayerTraps:
 
     def n_traps(self, level: float) -> int:
         """Count the traps of all slices at a level for the whole layer (Šidák for the slices)."""
+        if not 0.0 < level < 1.0:
+            raise ValueError(f"level must lie in (0, 1), got {level!r}")
         per_slice = -math.expm1(math.log1p(-level) / len(self.slices))
         return sum(test.n_traps(per_slice) for test in self.slices)
 
@@ -160,18 +159,27 @@ def find_traps(slices: NDArray[Any], *, name: str, seed: int) -> LayerTraps:
 
     Parameters
     ----------
-    slices : ndarray of any float type, shape (n, rows, columns)
-        Finite, none of them all zero. Not written to.
+    slices : ndarray of any real type, shape (n, rows, columns)
+        Of any magnitude; finite, none of them all zero. Not written to.
     name : str
         Layer name; with the seed it decides the permutation.
     seed : int
         The run's seed, at least 0.
 
+    Raises
+    ------
+    ValueError
+        There is no slice, or one is empty, all zero or not finite.
+
     Notes
     -----
+    Whether M is at least :data:`spectral.noise.MIN_EIGENVALUES` is for the caller to see.
+
     Only the few largest eigenvalues of the permuted matrix are computed, in float32: their error is below
     one in 10⁶, where the law of the largest is a hundredth wide.
     """
+    if slices.ndim != 3 or not len(slices):
+        raise ValueError(f"expected slices of a layer, got shape {slices.shape}")
     tests = tuple(
         _test_slice(permuted_slice(block, name=name, seed=seed, index=index)) for index, block in enumerate(slices)
     )
@@ -193,9 +201,13 @@ def permuted_slice(block: NDArray[Any], *, name: str, seed: int, index: int) -> 
         As in :func:`find_traps`.
     index : int
         Number of the slice in its layer.
+
+    Raises
+    ------
+    ValueError
+        The slice is empty, all zero or not finite.
     """
-    unit = _root_mean_square(block)
-    values = _in_units_of(block, unit)
+    values, unit = in_own_units(block)
     generator = generator_for(seed, name, PURPOSE, index)
     permuted = scrambled(values, generator)
     return PermutedSlice(values=permuted, unit=unit, statistics=element_statistics(permuted), generator=generator)
@@ -204,14 +216,17 @@ def permuted_slice(block: NDArray[Any], *, name: str, seed: int, index: int) -> 
 def leading_of(permuted: PermutedSlice) -> LeadingEigenvalues:
     """Return the largest eigenvalues of a permuted slice, in its units, down to the first inside the bulk."""
     statistics = permuted.statistics
-    centre, width = statistics.edge_and_width
+    centre, width = (statistics.variance * length for length in statistics.edge_and_width())
     values: NDArray[Any] = permuted.values
     if statistics.largest**2 > FLOAT32_REACH * centre:
         values = values.astype(np.float64)
 
+    # Two elements of nearly the same size have eigenvalues that differ by the noise around them alone.
+    rounding = 8.0 * float(np.finfo(values.dtype).eps)
+
     def is_settled(found: LeadingEigenvalues) -> bool:
         for value, error in zip(found.values, found.errors, strict=True):
-            if error > max(ACCURACY * width, 1e-6 * value):
+            if error > max(ACCURACY * width, rounding * value):
                 return False
             if value < centre + INSIDE_BULK * width:
                 return True
@@ -242,20 +257,18 @@ def trap_test(permuted: PermutedSlice, leading: LeadingEigenvalues) -> TrapTest:
         bulk_p_value=bulk_p_value,
         element_p_value=element_p_value,
         statistic=statistics.statistic(float(leading.values[0])),
-        eigenvalues=tuple(float(value) * permuted.unit**2 for value in leading.values[: len(p_values)]),
+        eigenvalues=tuple(float(value) * permuted.unit * permuted.unit for value in leading.values[: len(p_values)]),
         eigenvalue_p_values=p_values,
         detectability_limit=statistics.detectability_limit * permuted.unit,
+        is_calibrated=statistics.is_calibrated,
     )
 
 
 def _eigenvalue_p_values(statistics: ElementStatistics, values: NDArray[np.float64]) -> tuple[float, ...]:
     """Return the p-value of each eigenvalue among those not larger than it, down to the first inside the bulk."""
     p_values = []
-    n_rows, n_columns = statistics.n_rows, statistics.n_columns
-    shift = 1.0 + statistics.excess_kurtosis / math.sqrt(n_rows * n_columns)
     for index, value in enumerate(values):
-        centre, width = largest_share_scale(n_rows - index, n_columns - index)
-        t = (float(value) / statistics.variance - centre * shift) / width
+        t = statistics.statistic(float(value), index)
         p_values.append(tracy_widom_sf(t))
         if t < INSIDE_BULK:
             break
@@ -295,20 +308,3 @@ def _degrees_of_freedom(log_ratio: float, share: float) -> float:
     if excess(high) >= 0.0:
         return MAX_DEGREES
     return math.exp(float(brentq(excess, low, high, xtol=1e-6)))
-
-
-def _root_mean_square(block: NDArray[Any]) -> float:
-    """Return the scale of the elements, whatever their range."""
-    largest = float(np.max(np.abs(block)))
-    flat = block.ravel().astype(np.float64) if largest > 1e15 or largest < 1e-15 else block.ravel()
-    if flat.dtype not in (np.float32, np.float64):
-        flat = flat.astype(np.float32)
-    if flat.dtype == np.float64:
-        return largest * math.sqrt(float(np.dot(flat / largest, flat / largest)) / flat.size)
-    return math.sqrt(float(np.dot(flat, flat)) / flat.size)
-
-
-def _in_units_of(block: NDArray[Any], unit: float) -> NDArray[np.float32]:
-    if block.dtype == np.float64 or not 1e-30 < unit < 1e30:
-        return (block.astype(np.float64) / unit).astype(np.float32)
-    return np.asarray(block.astype(np.float32) * np.float32(1.0 / unit), dtype=np.float32)
