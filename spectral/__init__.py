@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from spectral.tail_uncertainty import AlphaUncertainty, GoodnessOfFit, bootstrap_alpha, goodness_of_fit
     from spectral.tracy_widom import holm, tracy_widom_cdf, tracy_widom_quantile, tracy_widom_sf
     from spectral.transforms import TransformedModel, transform_model
+    from spectral.trap_analysis import TrapAnalysis, analyze_traps, remove_traps
     from spectral.trap_table import Trap, trap_table
     from spectral.traps import LayerTraps, find_traps
     from spectral.truncated_power_law import TruncatedPowerLawFit, fit_truncated_power_law
@@ -76,12 +77,14 @@ _HOMES = {
     "TailOptions": "tail_fit",
     "TransformedModel": "transforms",
     "Trap": "trap_table",
+    "TrapAnalysis": "trap_analysis",
     "TruncatedPowerLawFit": "truncated_power_law",
     "adapter_source": "adapters",
     "alpha_at_tail": "power_law",
     "alpha_farms": "hill",
     "alpha_hill": "hill",
     "analyze": "analysis",
+    "analyze_traps": "trap_analysis",
     "bootstrap_alpha": "tail_uncertainty",
     "compare_models": "model_comparison",
     "compare_subspaces": "subspaces",
@@ -101,6 +104,7 @@ _HOMES = {
     "holm": "tracy_widom",
     "open_model": "loaders.opening",
     "power_law_profile": "power_law",
+    "remove_traps": "trap_analysis",
     "sharpen_model": "sharpness",
     "smooth_model": "smoothing",
     "tracy_widom_cdf": "tracy_widom",
@@ -144,12 +148,14 @@ __all__ = [
     "TailOptions",
     "TransformedModel",
     "Trap",
+    "TrapAnalysis",
     "TruncatedPowerLawFit",
     "adapter_source",
     "alpha_at_tail",
     "alpha_farms",
     "alpha_hill",
     "analyze",
+    "analyze_traps",
     "bootstrap_alpha",
     "compare_models",
     "compare_subspaces",
@@ -169,6 +175,7 @@ __all__ = [
     "holm",
     "open_model",
     "power_law_profile",
+    "remove_traps",
     "sharpen_model",
     "smooth_model",
     "tracy_widom_cdf",

@@ -272,7 +272,10 @@ class TestRecords:
 
     def test_what_was_not(self) -> None:
         layer = analyze(model()).layers[1]
-        assert layer.marchenko_pastur is layer.twin_evals is layer.noise is layer.traps is None
+        assert layer.marchenko_pastur is None
+        assert layer.twin_evals is None
+        assert layer.noise is None
+        assert layer.traps is None
 
     def test_pickling(self) -> None:
         layer = analyze(model(), **EVERYTHING).layers[3]
