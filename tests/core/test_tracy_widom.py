@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scipy.integrate import quad, solve_ivp
 from scipy.special import airy, airye
 
@@ -29,9 +30,9 @@ def painleve_cdf(points: list[float]) -> list[float]:
     start = 6.0
     value, slope = airy(start)[:2]
 
-    def step(x: float, state: list[float]) -> list[float]:
-        q, dq, _, squares, integral = state
-        # -d/dx of the integrals over (x, ∞) of q, of q² and of (y - x)q².
+    def step(x: float, state: NDArray[np.float64]) -> list[float]:
+        q, dq, _, squares, _ = (float(value) for value in state)
+        # The last three are the integrals over (x, ∞) of q, of q² and of (y - x)q².
         return [dq, x * q + 2.0 * q**3, -q, -q * q, -squares]
 
     tail = quad(lambda x: airy(x)[0], start, 20.0)[0]
@@ -95,8 +96,8 @@ class TestTheLaw:
         square = 64.0 + float(weights @ (2.0 * points * survival))
         assert mean == pytest.approx(TRACY_WIDOM_MEAN, abs=1e-9)
         assert square - mean**2 == pytest.approx(TRACY_WIDOM_VARIANCE, abs=1e-8)
-        assert TRACY_WIDOM_MEAN == pytest.approx(-1.2065335745820, abs=1e-13)
-        assert TRACY_WIDOM_VARIANCE == pytest.approx(1.6077810345810, abs=1e-12)
+        assert pytest.approx(-1.2065335745820, abs=1e-13) == TRACY_WIDOM_MEAN
+        assert pytest.approx(1.6077810345810, abs=1e-12) == TRACY_WIDOM_VARIANCE
 
     @pytest.mark.parametrize("t", [5.0, 8.0, 12.0, 20.0, 35.0, 50.0, 79.0])
     def test_the_far_tail_keeps_its_digits(self, t: float) -> None:
