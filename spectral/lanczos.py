@@ -148,7 +148,7 @@ def leading_eigenvalues(
 
 
 def _errors(values: NDArray[np.float64], residuals: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Estimate |θ - λ| by the residual, or its square over the gap if smaller (Parlett, theorem 11.7.1)."""
+    """Estimate |θ - λ| by the residual, or its square over the gap if that is smaller (Parlett, theorem 11.7.1)."""
     gaps = np.full_like(values, np.inf)
     if len(values) > 1:
         steps = values[:-1] - values[1:]

@@ -86,9 +86,10 @@ class LoraUpdate:
         # 2-D views: a trailing (.., 1, 1) of B vanishes, the kernel of A joins its columns.
         flat_a = np.asarray(a, dtype=np.float64).reshape(self.rank, -1)
         flat_b = np.asarray(b, dtype=np.float64).reshape(-1, self.rank)
-        if self.is_transposed:
-            return flat_a.T * self.scaling, flat_b.T
-        return flat_b * self.scaling, flat_a
+        left, right = (flat_a.T, flat_b.T) if self.is_transposed else (flat_b, flat_a)
+        # An update beyond the range of float64 is a finding of its layer, not a warning here.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return left * self.scaling, right
 
     def product(self, a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
         """Return scale · B·A in float64, in the shape of the adapted weight."""
@@ -264,6 +265,10 @@ def product_singular_values(left: NDArray[Any], right: NDArray[Any]) -> NDArray[
     return np.sort(np.linalg.svd(triangles[0] @ triangles[1].T, compute_uv=False))
 
 
+SAFE_RANGE = (1e-150, 1e150)
+"""Where the norm of a product lies between these, its squares stay in the range of float64."""
+
+
 def product_spectrum(spec: MatrixSpec, left: NDArray[Any], right: NDArray[Any]) -> Spectrum | None:
     """Return the spectrum of left · right at its largest possible rank, from the two factors alone.
 
@@ -283,10 +288,12 @@ def product_spectrum(spec: MatrixSpec, left: NDArray[Any], right: NDArray[Any]) 
 
     from spectral.spectrum import Spectrum
 
-    if not (np.isfinite(left).all() and np.isfinite(right).all()):
+    with np.errstate(over="ignore", invalid="ignore"):
+        bound = float(np.linalg.norm(left)) * float(np.linalg.norm(right)) * spec.scale
+    if not SAFE_RANGE[0] < bound < SAFE_RANGE[1]:
         return None
     singular = product_singular_values(left, right) * spec.scale
-    if not 0.0 < float(singular[-1]) < np.inf or not float(singular[-1]) ** 2 > np.finfo(np.float64).tiny:
+    if not float(singular[-1]) ** 2 > np.finfo(np.float64).tiny:
         return None
     dead_rows = ~np.any(left, axis=1)
     dead_columns = ~np.any(right, axis=0)

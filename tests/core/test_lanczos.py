@@ -19,7 +19,9 @@ def start_for(matrix: NDArray[Any], seed: int = 0) -> NDArray[np.float64]:
 
 
 def exact(matrix: NDArray[Any]) -> NDArray[np.float64]:
-    return np.asarray(np.linalg.svd(matrix.astype(np.float64), compute_uv=False) ** 2)
+    singular: NDArray[np.float64] = np.linalg.svd(matrix.astype(np.float64), compute_uv=False)
+    squares: NDArray[np.float64] = singular**2
+    return squares
 
 
 def leading(

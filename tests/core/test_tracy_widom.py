@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scipy.integrate import quad, solve_ivp
 from scipy.special import airy, airye
 
@@ -29,9 +30,9 @@ def painleve_cdf(points: list[float]) -> list[float]:
     start = 6.0
     value, slope = airy(start)[:2]
 
-    def step(x: float, state: list[float]) -> list[float]:
-        q, dq, _, squares, _ = state
-        # -d/dx of the integrals over (x, ∞) of q, of q² and of (y - x)q².
+    def step(x: float, state: NDArray[np.float64]) -> list[float]:
+        q, dq, _, squares, _ = (float(value) for value in state)
+        # The last three are the integrals over (x, ∞) of q, of q² and of (y - x)q².
         return [dq, x * q + 2.0 * q**3, -q, -q * q, -squares]
 
     tail = quad(lambda x: airy(x)[0], start, 20.0)[0]

@@ -145,8 +145,8 @@ class TestRemoval:
         assert abs(change[carried]).min() > 30.0
         assert np.sum(change[~carried] ** 2) < 0.05 * np.sum(change[carried] ** 2)
         others = [index for index in range(9) if index != 3]
-        flat = (m["conv.weight"].reshape(40, 36, 9)[:, :, others] for m in (removed.model, tensors))
-        assert np.array_equal(*flat)
+        new, old = (m["conv.weight"].reshape(40, 36, 9)[:, :, others] for m in (removed.model, tensors))
+        assert np.array_equal(new, old)
 
     def test_the_argument_is_left_alone(self) -> None:
         tensors = planted()
