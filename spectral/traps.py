@@ -53,6 +53,9 @@ INSIDE_BULK = 0.979316
 FLOAT32_REACH = 100.0
 """Where an element's square exceeds the bulk edge by this factor, rounding in float32 would reach the bulk."""
 
+ROUNDING = 16.0 * float(np.finfo(np.float64).eps)
+"""An eigenvalue below this share of the largest one is nothing but rounding."""
+
 PURPOSE = 0x7472_6170  # "trap"
 """Keeps these draws apart from all others of the same layer."""
 
@@ -69,6 +72,8 @@ class TrapTest:
         Of the largest eigenvalue once large elements are clipped.
     element_p_value : float or None
         Of the largest element and its eigenvalue together; None where no element is large.
+    element_p_values : tuple of float
+        Of the largest elements in turn, as far as their distribution goes; at most :data:`MAX_TRAPS`.
     statistic : float
         t of the largest eigenvalue of the permuted matrix, in widths of the Tracy-Widom law from the edge.
     eigenvalues : tuple of float
@@ -85,6 +90,7 @@ class TrapTest:
     p_value: float
     bulk_p_value: float
     element_p_value: float | None
+    element_p_values: tuple[float, ...]
     statistic: float
     eigenvalues: tuple[float, ...]
     eigenvalue_p_values: tuple[float, ...]
@@ -92,11 +98,15 @@ class TrapTest:
     is_calibrated: bool
 
     def n_traps(self, level: float) -> int:
-        """Count the eigenvalues that are traps at a level of significance; 0 where the test itself passes."""
+        """Count the eigenvalues that are traps at a level of significance; 0 where the test itself passes.
+
+        An eigenvalue is one where it lies outside the bulk and there is something left to cause it: an element
+        that its distribution does not explain, or, once, what all elements share.
+        """
         if not self.p_value <= level:
             return 0
-        above = [p_value <= level for p_value in self.eigenvalue_p_values]
-        return max(1, above.index(False) if False in above else len(above))
+        n_causes = _n_leading(self.element_p_values, level) + (self.bulk_p_value <= level)
+        return max(1, min(n_causes, _n_leading(self.eigenvalue_p_values, level)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,16 +256,19 @@ def trap_test(permuted: PermutedSlice, leading: LeadingEigenvalues) -> TrapTest:
     statistics = permuted.statistics
     p_values = _eigenvalue_p_values(statistics, leading.values)
     bulk_p_value, element_p_value = p_values[0], None
+    element_p_values: tuple[float, ...] = ()
     p_value = bulk_p_value
     if statistics.n_clipped:
         rest = largest_eigenvalue(clipped(permuted.values, statistics), statistics, permuted.generator)
         bulk_p_value = tracy_widom_sf(statistics.statistic(rest))
-        element_p_value = max(p_values[0], _largest_element_p_value(permuted))
+        element_p_values = _element_p_values(permuted)
+        element_p_value = max(p_values[0], element_p_values[0])
         p_value = any_of(min(bulk_p_value, element_p_value), 2)
     return TrapTest(
         p_value=p_value,
         bulk_p_value=bulk_p_value,
         element_p_value=element_p_value,
+        element_p_values=element_p_values,
         statistic=statistics.statistic(float(leading.values[0])),
         eigenvalues=tuple(float(value) * permuted.unit * permuted.unit for value in leading.values[: len(p_values)]),
         eigenvalue_p_values=p_values,
@@ -267,30 +280,38 @@ def trap_test(permuted: PermutedSlice, leading: LeadingEigenvalues) -> TrapTest:
 def _eigenvalue_p_values(statistics: ElementStatistics, values: NDArray[np.float64]) -> tuple[float, ...]:
     """Return the p-value of each eigenvalue among those not larger than it, down to the first inside the bulk."""
     p_values = []
+    rounding = ROUNDING * float(values[0])
     for index, value in enumerate(values):
-        t = statistics.statistic(float(value), index)
+        t = statistics.statistic(float(value), index) if value > rounding else -math.inf
         p_values.append(tracy_widom_sf(t))
         if t < INSIDE_BULK:
             break
     return tuple(p_values)
 
 
-def _largest_element_p_value(permuted: PermutedSlice) -> float:
-    """Return the probability that the largest of all elements is so large, from the tail of the others."""
+def _n_leading(p_values: tuple[float, ...], level: float) -> int:
+    """Count down to the first that is above the level."""
+    return next((index for index, p_value in enumerate(p_values) if not p_value <= level), len(p_values))
+
+
+def _element_p_values(permuted: PermutedSlice) -> tuple[float, ...]:
+    """Return for each large element the probability that any is so large, from the tail of the others."""
     from scipy.special import stdtr, stdtrit
 
-    sample = np.abs(permuted.values.ravel()[:N_TAIL_SAMPLE])
+    magnitudes = np.abs(permuted.values.ravel())
+    largest = np.sort(magnitudes[magnitudes > permuted.statistics.clip_level])[::-1][:MAX_TRAPS].astype(np.float64)
+    sample = magnitudes[:N_TAIL_SAMPLE]
     sample = np.sort(sample[sample > 0.0]).astype(np.float64)
     n_elements = int(np.count_nonzero(permuted.values))
     count = max(MIN_TAIL_COUNT, math.ceil(TAIL_SHARE * len(sample)))
     if 10 * count >= len(sample):
-        return 1.0
+        return (1.0,) * len(largest)
     outer, inner = float(sample[-count]), float(sample[-10 * count])
     share = count / len(sample)
     degrees = _degrees_of_freedom(math.log(outer / inner), share)
     scale = outer / -float(stdtrit(degrees, share / 2.0))
-    beyond = 2.0 * float(stdtr(degrees, -permuted.statistics.largest / scale))
-    return any_of(beyond, n_elements)
+    beyond = 2.0 * stdtr(degrees, -largest / scale)
+    return tuple(any_of(float(share), n_elements) for share in beyond)
 
 
 def _degrees_of_freedom(log_ratio: float, share: float) -> float:

@@ -15,13 +15,12 @@ from tests.core.builders import with_singular_values
 
 
 def start_for(matrix: NDArray[Any], seed: int = 0) -> NDArray[np.float64]:
-    return np.random.default_rng(seed).standard_normal(min(matrix.shape))
+    return np.asarray(np.random.default_rng(seed).standard_normal(min(matrix.shape)))
 
 
 def exact(matrix: NDArray[Any]) -> NDArray[np.float64]:
     singular: NDArray[np.float64] = np.linalg.svd(matrix.astype(np.float64), compute_uv=False)
-    squares: NDArray[np.float64] = singular**2
-    return squares
+    return np.asarray(singular * singular, dtype=np.float64)
 
 
 def leading(

@@ -40,13 +40,13 @@ DISTRIBUTIONS: dict[str, Draw] = {
     "uniform": lambda rng, shape: rng.uniform(-1.0, 1.0, shape),
     "signs": lambda rng, shape: rng.choice([-1.0, 1.0], shape),
     "t5": lambda rng, shape: rng.standard_t(5.0, shape),
-    "one in four": lambda rng, shape: rng.standard_normal(shape) * (rng.random(shape) < 0.25),
+    "nearly half": lambda rng, shape: rng.standard_normal(shape) * (rng.random(shape) < 0.45),
 }
 
 
 def evals_of(matrix: NDArray[Any]) -> NDArray[np.float64]:
     tall = matrix.astype(np.float64) if matrix.shape[0] >= matrix.shape[1] else matrix.T.astype(np.float64)
-    return np.linalg.eigvalsh(tall.T @ tall)
+    return np.asarray(np.linalg.eigvalsh(tall.T @ tall), dtype=np.float64)
 
 
 def compared(*blocks: NDArray[Any]) -> NoiseTest:
@@ -64,7 +64,8 @@ def with_spike(noise: NDArray[np.float64], strength: float, seed: int = 0) -> ND
     rng = np.random.default_rng([7, seed])
     left, right = (rng.standard_normal(length) for length in noise.shape)
     size = strength * noise.size**0.25
-    return noise + np.outer(left / np.linalg.norm(left), right / np.linalg.norm(right)) * size
+    direction = np.outer(left / np.linalg.norm(left), right / np.linalg.norm(right))
+    return np.asarray(noise + direction * size, dtype=np.float64)
 
 
 class TestOwnUnits:
@@ -182,11 +183,12 @@ class TestEdge:
         assert edge == pytest.approx(1.0 + x, abs=30.0 * ratio * x * x + 1e-12)
 
     @settings(max_examples=60, deadline=None)
-    @given(st.floats(-0.05, 0.3), st.floats(1e-4, 0.2), st.sampled_from([(100, 100), (100, 300), (900, 100)]))
+    @given(st.integers(-5, 30), st.integers(0, 20), st.sampled_from([(100, 100), (100, 300), (900, 100)]))
     def test_the_edge_is_the_least_image_and_the_density_behind_it_a_square_root(
-        self, x: float, y: float, shape: tuple[int, int]
+        self, x_percent: int, y_percent: int, shape: tuple[int, int]
     ) -> None:
         """Minimised by search, and the density solved for just inside the edge: no derivative by hand."""
+        x, y = x_percent / 100.0, y_percent / 100.0
         n = math.sqrt(shape[0] * shape[1])
         r = (shape[0] + shape[1]) / n
         series = np.polynomial.Polynomial([0.0, 1.0, x, y, r * x * x])
@@ -197,7 +199,7 @@ class TestEdge:
         edge, width = edge_factors(*shape, excess_kurtosis=x * n, sixth_cumulant=y * n * n)
         assert edge == pytest.approx(least.fun / (2.0 + r), rel=1e-9)
         inside = least.fun * (1.0 - 1e-5)
-        roots = (image - inside * np.polynomial.Polynomial([0.0, 1.0])).roots()
+        roots = np.polynomial.polynomial.polyroots(image.coef - inside * np.eye(1, len(image.coef), 1)[0])
         nearest = roots[np.argmin(np.abs(roots - math.exp(least.x)))]
         # z·g = -1 - Mφ: its imaginary part over λ is the density, up to constants that the Gaussian one shares.
         density = abs(series(nearest).imag) / inside / math.sqrt(least.fun - inside)
@@ -213,26 +215,24 @@ class TestEdge:
         assert 0.0 < width < math.inf
 
 
-SHAPES = [(128, 128), (256, 64)]
+SHAPES = [(128, 128), (192, 96)]
 
 
 class TestRates:
     """120 draws a cell. Standard errors of mean and spread of t: 0.12 and 0.10; of a rate of 5%: 2%."""
 
     @pytest.mark.parametrize("shape", SHAPES)
-    @pytest.mark.parametrize("name", ["gaussian", "uniform", "signs", "t5", "one in four"])
+    @pytest.mark.parametrize("name", ["gaussian", "uniform", "signs", "t5", "nearly half"])
     def test_noise(self, name: str, shape: tuple[int, int]) -> None:
         seed = [20, list(DISTRIBUTIONS).index(name), *shape]
-        if name == "one in four":
-            shape = (160, 200)
         values = []
         for draw in range(120):
             matrix = DISTRIBUTIONS[name](np.random.default_rng([*seed, draw]), shape)
             moments = statistics_of(matrix)
             left = clipped(in_own_units(matrix)[0], moments)
-            values.append(moments.statistic(float(evals_of(left)[-1])) if moments.is_calibrated else math.nan)
-        t = np.array(values)[np.isfinite(values)]
-        assert len(t) > 50
+            assert moments.is_calibrated
+            values.append(moments.statistic(float(evals_of(left)[-1])))
+        t = np.array(values)
         assert np.mean(t) == pytest.approx(TRACY_WIDOM_MEAN, abs=0.27)
         assert np.std(t) == pytest.approx(math.sqrt(TRACY_WIDOM_VARIANCE), abs=0.22)
         assert np.mean([tracy_widom_sf(float(value)) <= 0.05 for value in t]) <= 0.10
