@@ -68,8 +68,8 @@ def test_values_come_from_below_and_each_error_reaches_an_eigenvalue(
     rounding = 1e-12 * evals[0]
     assert np.all(found.values <= evals[: len(found.values)] + rounding)
     assert np.all(np.diff(found.values) <= 0.0)
-    # The squared residual over the gap of the Ritz values, not of the eigenvalues: true up to the difference.
-    small = found.errors < 0.02 * (evals[0] - evals[3]) / 3
+    # The squared residual over the gap of the Ritz values, not of the eigenvalues: true where both agree, near the end.
+    small = found.errors < 1e-4 * (evals[0] - evals[3]) / 3
     for value, error in zip(found.values[small], found.errors[small], strict=True):
         assert np.min(np.abs(evals - value)) <= 2.0 * error + rounding
 

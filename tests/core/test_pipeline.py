@@ -47,7 +47,7 @@ def model(seed: int = 0) -> dict[str, NDArray[Any]]:
         "embed.weight": rng.standard_normal((120, 40)).astype(np.float32),
         "fc.weight": heavy_tailed(90, 60, seed=seed).astype(np.float32),
         "wide.weight": heavy_tailed(50, 150, seed=seed + 1),
-        "conv.weight": rng.standard_normal((32, 28, 3, 3)).astype(np.float32),
+        "conv.weight": rng.standard_normal((40, 34, 3, 3)).astype(np.float32),
         "half.weight": rng.standard_normal((64, 64)).astype(np.float16),
     }
 
@@ -108,7 +108,7 @@ class TestColumns:
         analysis = analyze(model(), pool=False)
         slices = analysis.details[analysis.details["longname"] == "conv"]
         assert slices["slice_id"].tolist() == list(range(9))
-        assert slices["num_evals"].tolist() == [28] * 9
+        assert slices["num_evals"].tolist() == [34] * 9
         assert analysis.coverage == 1.0
         assert "slice_id" not in analyze(model()).details
 
@@ -135,7 +135,7 @@ class TestForms:
         assert [layer.name for layer in analysis.layers] == ["fc", "half"]
         reasons = {tensor.name: tensor.reason for tensor in analysis.unanalysed}
         assert reasons["embed.weight"] == "N = 120 is above max_N = 100"
-        assert reasons["conv.weight"] == "252 eigenvalues, more than max_evals = 200"
+        assert reasons["conv.weight"] == "306 eigenvalues, more than max_evals = 200"
         assert 0.0 < analysis.coverage < 1.0
 
     def test_layers(self) -> None:

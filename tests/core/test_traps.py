@@ -85,7 +85,7 @@ class TestPlanted:
         assert found.slices[0].bulk_p_value < 1e-6
 
     def test_a_heavy_tail_beside_a_trap_is_not_counted(self) -> None:
-        matrix = np.random.default_rng(16).standard_t(4.0, (128, 128))
+        matrix = np.random.default_rng(1).standard_t(4.0, (128, 128))
         matrix[8, 8] = 1e4
         (test,) = traps_of(matrix).slices
         assert sum(p_value <= 0.01 for p_value in test.eigenvalue_p_values) >= 2
