@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spectral.analysis import Description, describe
-from spectral.distances import pair_matrices
 from spectral.errors import OptionError
 from spectral.execution import by_layer_name, run_all
+from spectral.model_distances import pair_matrices
 from spectral.pairing import pair_models
 from spectral.spectrum import SpectrumFailure
 from spectral.subspaces import INTRUDER_COSINE, N_LEADING, SubspaceComparison, compare_subspaces

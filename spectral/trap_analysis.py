@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from spectral.analysis import Analysis
     from spectral.transforms import TransformedModel
-    from spectral.trap_table import Trap
+    from spectral.trap_details import Trap
     from spectral.weights import WeightMatrix
 
 

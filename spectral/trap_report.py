@@ -9,7 +9,7 @@ from spectral.errors import OptionError
 from spectral.execution import by_layer_name, run_all, single_threaded_blas
 from spectral.forms import form_matrix
 from spectral.spectrum import Spectrum
-from spectral.trap_table import trap_table
+from spectral.trap_details import trap_table
 from spectral.weights import load_matrix
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from spectral.loaders.protocol import TensorSource
     from spectral.options import AnalysisOptions
     from spectral.spectrum import SpectrumFailure
-    from spectral.trap_table import Trap
+    from spectral.trap_details import Trap
     from spectral.weights import MatrixSpec
 
 

@@ -23,9 +23,9 @@ from pytest_weightwatcher.console.rows import (
     spec_payload,
 )
 from spectral.analysis import analyze, describe
-from spectral.distances import distances, pair_matrices
 from spectral.errors import ModelMismatchError
 from spectral.model_comparison import compare_models
+from spectral.model_distances import distances, pair_matrices
 from spectral.options import AnalysisOptions
 from spectral.pairing import pair_models
 from spectral.subspaces import INTRUDER_COSINE

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from pytest_weightwatcher.console.rows import Row
     from spectral.analysis import Analysis
-    from spectral.trap_table import Trap
+    from spectral.trap_details import Trap
 
 TrapsOfModel: TypeAlias = "Mapping[int, tuple[Trap, ...]]"
 """Position of a layer -> its traps."""

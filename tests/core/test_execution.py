@@ -14,10 +14,10 @@ import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from spectral.analysis import Analysis, analyze, analyze_matrix, describe
-from spectral.distances import distances
 from spectral.errors import ModelError
 from spectral.execution import n_default_workers, run_all, single_threaded_blas
 from spectral.model_comparison import compare_models
+from spectral.model_distances import distances
 from tests.core.builders import heavy_tailed, write_safetensors
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import spectral
 from spectral.analysis import analyze
-from spectral.distances import distances
+from spectral.model_distances import distances
 from tests.gate.conftest import LAYERS, healthy_tensors
 from tests.gate.console import run, run_json, with_element, write_model
 

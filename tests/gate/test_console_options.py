@@ -26,7 +26,7 @@ from pytest_weightwatcher.console.main import main
 from pytest_weightwatcher.console.parser import make_parser
 from spectral.adapters import AdapterMode
 from spectral.analysis import analyze, describe
-from spectral.distances import DistanceMethod
+from spectral.model_distances import DistanceMethod
 from spectral.options import AnalysisOptions
 from spectral.subspaces import N_LEADING
 from spectral.tail_fit import FIX_FINGERS, LAWS
