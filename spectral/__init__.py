@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from spectral.analysis import Analysis, Description, analyze, describe
     from spectral.deltas import delta_source
     from spectral.det_x import DetX, find_det_x
-    from spectral.distances import Distances, distances
     from spectral.errors import ModelError, ModelMismatchError, OptionError, SpectralError
     from spectral.fits import FitFailure, FitFailureReason
     from spectral.forms import FormOptions
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from spectral.loaders.protocol import LayerType
     from spectral.marchenko_pastur import MarchenkoPasturFit, fit_marchenko_pastur
     from spectral.model_comparison import ModelComparison, compare_models
+    from spectral.model_distances import Distances, distances
     from spectral.noise import NoiseTest, compare_with_noise
     from spectral.options import AnalysisOptions
     from spectral.power_law import PowerLawFit, PowerLawProfile, alpha_at_tail, fit_power_law, power_law_profile
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from spectral.tracy_widom import holm, tracy_widom_cdf, tracy_widom_quantile, tracy_widom_sf
     from spectral.transforms import TransformedModel, transform_model
     from spectral.trap_analysis import TrapAnalysis, analyze_traps, remove_traps
-    from spectral.trap_table import Trap, trap_table
+    from spectral.trap_details import Trap, trap_table
     from spectral.traps import LayerTraps, find_traps
     from spectral.truncated_power_law import TruncatedPowerLawFit, fit_truncated_power_law
 
@@ -51,7 +51,7 @@ _HOMES = {
     "AnalysisOptions": "options",
     "Description": "analysis",
     "DetX": "det_x",
-    "Distances": "distances",
+    "Distances": "model_distances",
     "FitFailure": "fits",
     "FitFailureReason": "fits",
     "FormOptions": "forms",
@@ -76,7 +76,7 @@ _HOMES = {
     "TailFit": "tail_fit",
     "TailOptions": "tail_fit",
     "TransformedModel": "transforms",
-    "Trap": "trap_table",
+    "Trap": "trap_details",
     "TrapAnalysis": "trap_analysis",
     "TruncatedPowerLawFit": "truncated_power_law",
     "adapter_source": "adapters",
@@ -92,7 +92,7 @@ _HOMES = {
     "compare_with_noise": "noise",
     "delta_source": "deltas",
     "describe": "analysis",
-    "distances": "distances",
+    "distances": "model_distances",
     "find_det_x": "det_x",
     "find_traps": "traps",
     "fit_marchenko_pastur": "marchenko_pastur",
@@ -111,7 +111,7 @@ _HOMES = {
     "tracy_widom_quantile": "tracy_widom",
     "tracy_widom_sf": "tracy_widom",
     "transform_model": "transforms",
-    "trap_table": "trap_table",
+    "trap_table": "trap_details",
 }
 """Public name -> the module it lives in."""
 

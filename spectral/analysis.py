@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from spectral.columns import METRICS_BY_OPTION
 from spectral.errors import OptionError
-from spectral.execution import run_all
+from spectral.execution import by_layer_name, run_all
 from spectral.layer_analysis import LayerAnalysis
 from spectral.loaders import open_model
 from spectral.metrics import LAYER_METRICS, summarise
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from spectral.adapters import AdapterMode
+    from spectral.execution import Progress
     from spectral.loaders.protocol import TensorSource
     from spectral.selection import LeftOut
     from spectral.weights import ModelPlan
@@ -180,6 +181,7 @@ def analyze(
     peft: AdapterMode | None = None,
     executor: Executor | None = None,
     n_workers: int | None = None,
+    progress: Progress | None = None,
     **changes: Any,
 ) -> Analysis:
     """Compute and fit the spectrum of every weight matrix of a model.
@@ -199,6 +201,8 @@ def analyze(
         Where to run; default threads of this process. The result is the same on any.
     n_workers : int, optional
         Number of threads where no executor is given; default one per core.
+    progress : callable, optional
+        Called with (n_done, n_total, layer name) after each matrix, in the thread of the caller.
     **changes
         Single options by name, such as ``min_evals=50`` or ``randomize=True``: see :class:`AnalysisOptions`.
 
@@ -230,6 +234,7 @@ def analyze(
         costs=[_flops(spec) for spec in description.matrices],
         executor=executor,
         n_workers=n_workers,
+        progress=by_layer_name(progress),
     )
     return Analysis(description=description, layers=tuple(layers))
 

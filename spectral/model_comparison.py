@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spectral.analysis import Description, describe
-from spectral.distances import pair_matrices
 from spectral.errors import OptionError
-from spectral.execution import run_all
+from spectral.execution import by_layer_name, run_all
+from spectral.model_distances import pair_matrices
 from spectral.pairing import pair_models
 from spectral.spectrum import SpectrumFailure
 from spectral.subspaces import INTRUDER_COSINE, N_LEADING, SubspaceComparison, compare_subspaces
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from spectral.execution import Progress
     from spectral.loaders.protocol import TensorSource
 
 _COLUMNS = (
@@ -105,6 +106,7 @@ def compare_models(
     k: int = N_LEADING,
     executor: Executor | None = None,
     n_workers: int | None = None,
+    progress: Progress | None = None,
 ) -> ModelComparison:
     """Compare the leading singular directions of every layer with those of a base model.
 
@@ -114,7 +116,7 @@ def compare_models(
         Two models of one architecture. A convolution is compared as the matrix (out, in·rf) of all its slices.
     k : int
         Number of leading vectors, at least 1.
-    executor, n_workers
+    executor, n_workers, progress
         As for :func:`spectral.analyze`.
 
     Returns
@@ -139,7 +141,14 @@ def compare_models(
     ]
     # A convolution of m rows costs what a dense matrix of m rows does.
     costs = [float(spec.N * spec.n_slices * spec.M**2) for spec, _ in pairs]
-    found = run_all(_compare_layer, tasks, costs=costs, executor=executor, n_workers=n_workers)
+    found = run_all(
+        _compare_layer,
+        tasks,
+        costs=costs,
+        executor=executor,
+        n_workers=n_workers,
+        progress=by_layer_name(progress),
+    )
     missing = [LayerComparison(name=name, spec=spec, reason=reason) for name, spec, reason in alone]
     ordered = sorted([*found, *missing], key=lambda row: math.inf if row.spec is None else row.spec.index)
     return ModelComparison(layers=tuple(ordered))

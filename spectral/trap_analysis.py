@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spectral.analysis import analyze
-from spectral.execution import single_threaded_blas
 from spectral.options import FALSE_ALARM_RATE
 from spectral.permutation import generator_for, scrambled
 from spectral.sharpness import clip_permuted
 from spectral.transforms import Replacement, transform_model
-from spectral.trap_table import trap_table
+from spectral.trap_report import describe_traps
 from spectral.traps import PURPOSE, leading_of, permuted_slice, trap_test
-from spectral.weights import load_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -26,8 +24,8 @@ if TYPE_CHECKING:
 
     from spectral.analysis import Analysis
     from spectral.transforms import TransformedModel
-    from spectral.trap_table import Trap
-    from spectral.weights import MatrixSpec, WeightMatrix
+    from spectral.trap_details import Trap
+    from spectral.weights import WeightMatrix
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -123,15 +121,10 @@ def analyze_traps(
     analysis = analyze(
         model, layers=tuple(layers), seed=seed, traps=True, false_alarm_rate=false_alarm_rate, n_workers=n_workers
     )
-    levels = _levels(analysis)
-    source = analysis.description.source
-    with single_threaded_blas():
-        traps = {
-            layer.name: _describe(load_matrix(source, layer.spec), seed, levels[layer.name])
-            for layer in analysis.layers
-            if layer.name in levels
-        }
-    return TrapAnalysis(analysis=analysis, traps=traps)
+    traps = describe_traps(analysis, n_workers=n_workers)
+    return TrapAnalysis(
+        analysis=analysis, traps={analysis.layers[position].name: found for position, found in traps.items()}
+    )
 
 
 def remove_traps(
@@ -217,13 +210,6 @@ def _levels(analysis: Analysis) -> dict[str, float]:
         for position, layer in enumerate(analysis.layers)
         if layer.traps is not None and run.is_alarm(position)
     }
-
-
-def _describe(matrix: WeightMatrix, seed: int, level: float) -> tuple[Trap, ...]:
-    kept = _tested(matrix)
-    spec: MatrixSpec = matrix.spec
-    found = trap_table(matrix.slices[kept], name=spec.name, seed=seed, level=level, scale=spec.scale)
-    return tuple(trap.in_slice(kept[trap.slice_id]) for trap in found)
 
 
 def _tested(matrix: WeightMatrix) -> list[int]:

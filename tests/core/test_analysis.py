@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import pkgutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -262,6 +263,11 @@ class TestPackage:
         for name in spectral.__all__:
             assert getattr(spectral, name) is not None
         assert {*spectral.__all__} <= {*dir(spectral)}
+
+    def test_no_public_name_is_that_of_a_module(self) -> None:
+        """Once such a module is imported, the package has it under that name, and the function is gone."""
+        modules = {module.name for module in pkgutil.iter_modules(spectral.__path__)}
+        assert not modules & {*spectral.__all__}
 
     def test_no_other_name(self) -> None:
         with pytest.raises(AttributeError, match=r"^module 'spectral' has no attribute 'nothing'$"):

@@ -12,7 +12,7 @@ from spectral.analysis import analyze
 from spectral.errors import OptionError
 from spectral.loaders.opening import open_model
 from spectral.trap_analysis import analyze_traps, remove_traps
-from spectral.trap_table import trap_table
+from spectral.trap_details import trap_table
 
 if TYPE_CHECKING:
     from pathlib import Path

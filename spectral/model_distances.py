@@ -16,7 +16,7 @@ import numpy as np
 
 from spectral.analysis import Description, describe
 from spectral.errors import OptionError
-from spectral.execution import run_all, single_threaded_blas
+from spectral.execution import by_layer_name, run_all, single_threaded_blas
 from spectral.loaders.protocol import LayerType
 from spectral.pairing import pair_models
 from spectral.selection import Selection, select_matrices
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from spectral.execution import Progress
     from spectral.loaders.protocol import TensorSource
     from spectral.pairing import ModelPairing
 
@@ -146,6 +147,7 @@ def distances(
     layers: int | str | Iterable[int | str] = (),
     executor: Executor | None = None,
     n_workers: int | None = None,
+    progress: Progress | None = None,
 ) -> Distances:
     """Compare the weights of two models of one architecture.
 
@@ -159,7 +161,7 @@ def distances(
     layers : int, str, or iterable of these
         Ids, types, names and patterns of the layers to compare, as for :class:`spectral.selection.Selection`;
         default all.
-    executor, n_workers
+    executor, n_workers, progress
         As for :func:`spectral.analyze`.
 
     Returns
@@ -194,7 +196,14 @@ def distances(
         if spec in wanted
     ]
     costs = [float(task.spec.rows * task.spec.columns * task.spec.n_slices) for task in tasks]
-    found = run_all(_compare, tasks, costs=costs, executor=executor, n_workers=n_workers)
+    found = run_all(
+        _compare,
+        tasks,
+        costs=costs,
+        executor=executor,
+        n_workers=n_workers,
+        progress=by_layer_name(progress),
+    )
     missing = [
         LayerDistance(name=name, layer_id=None if spec is None else spec.index, reason=reason)
         for name, spec, reason in alone

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spectral.analysis import describe
-from spectral.distances import DistanceMethod, cka_similarity, distances
 from spectral.errors import ModelMismatchError, OptionError
 from spectral.loaders.opening import open_model
+from spectral.model_distances import DistanceMethod, cka_similarity, distances
 from tests.core.builders import heavy_tailed
 from tests.core.oracle_cross import oracle_distances
 from tests.core.zoo import every_layer_model
@@ -141,7 +141,7 @@ def test_norms_are_a_metric(seed: int, scale: float, method: Any) -> None:
 
 @pytest.mark.parametrize("shape", [(300, 40), (40, 300)])
 def test_blocks_of_rows(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spectral.distances.BLOCK_VALUES", 900)
+    monkeypatch.setattr("spectral.model_distances.BLOCK_VALUES", 900)
     one, two = (heavy_tailed(*shape, seed=seed).astype(np.float32) for seed in range(2))
     exact = [values.astype(np.float64) for values in (one, two)]
     assert distances({"w": one}, {"w": two}).mean_delta_W == pytest.approx(
