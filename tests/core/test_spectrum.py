@@ -171,8 +171,8 @@ class TestStreaming:
 
     def test_a_block_is_all_that_becomes_float64(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(spectrum_module, "BLOCK_VALUES", 600)
-        blocks = list(spectrum_module._tall_blocks(heavy_tailed(60, 500).astype(np.float32)))
-        assert {block.shape for block in blocks} == {(10, 60)}
+        blocks = list(spectrum_module._tall_blocks(heavy_tailed(60, 480).astype(np.float32)))
+        assert {block.shape for block in blocks} == {(30, 60)}  # half a square
         assert {block.dtype for block in blocks} == {np.dtype(np.float64)}
 
 
