@@ -17,7 +17,7 @@ from spectral.plots.histograms import (
     log_edges,
     shown_on_log_scale,
 )
-from spectral.plots.labels import title_of, write_reason
+from spectral.plots.labels import number, title_of, write_reason
 from spectral.plots.style import BULK, DATA, FIT, MARK, RANDOM, axes_for, figure_of
 from spectral.spectrum import SpectrumFailure
 
@@ -70,7 +70,7 @@ def plot_random_esd(
         n_left_out = _draw_both(axes, layer.spectrum.evals, layer.twin_evals, scale)
         _mark_traps(axes, layer, layer.twin_evals)
         axes.set_xlabel(EVAL_LABEL + not_shown(n_left_out))
-        axes.legend(loc="upper right" if scale == "lin-lin" else "best")
+        axes.legend(loc="best")
         return figure_of(axes)
 
 
@@ -123,11 +123,17 @@ def _draw_both(axes: Axes, evals: NDArray[np.float64], twin: NDArray[np.float64]
 
 
 def _mark_traps(axes: Axes, layer: LayerAnalysis, twin: NDArray[np.float64]) -> None:
-    axes.axvline(float(twin[-1]), color=MARK, linestyle="--", linewidth=1.0, label=f"largest random λ = {twin[-1]:.3g}")
+    axes.axvline(
+        float(twin[-1]),
+        color=MARK,
+        linestyle="--",
+        linewidth=1.0,
+        label=f"largest random λ = {number(float(twin[-1]))}",
+    )
     fit = layer.twin_marchenko_pastur
     if fit is None:
         return
-    axes.axvline(fit.bulk_max, color=BULK, linestyle=":", linewidth=1.5, label=f"bulk edge λ₊ = {fit.bulk_max:.3g}")
+    axes.axvline(fit.bulk_max, color=BULK, linestyle=":", linewidth=1.5, label=f"bulk edge λ₊ = {number(fit.bulk_max)}")
     traps = twin[twin > fit.spike_threshold]
     if len(traps):
         # At a fixed height of the axes, whatever the densities are.
