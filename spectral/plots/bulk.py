@@ -10,9 +10,8 @@ from spectral.errors import OptionError
 from spectral.marchenko_pastur_law import marchenko_pastur_density, marchenko_pastur_edges, quarter_circle_curve
 from spectral.plots.histograms import count_bins, draw_histogram, histogram, linear_edges
 from spectral.plots.labels import add_headroom, title_of, write_note, write_reason
-from spectral.plots.randomized import missing_twin
+from spectral.plots.spectra import drawable_evals, drawable_twin
 from spectral.plots.style import BULK, DATA, FIT, MARK, RANDOM, axes_for, figure_of
-from spectral.spectrum import SpectrumFailure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,13 +56,12 @@ def plot_marchenko_pastur(layer: LayerAnalysis, *, randomized: bool = False, ax:
     """
     evals, fit, reason = _fitted(layer, randomized=randomized)
     with axes_for(ax) as axes:
-        if evals is None:
+        if isinstance(evals, str):
             title_of(axes, layer.spec, "no Marchenko-Pastur fit")
-            write_reason(axes, reason)
+            write_reason(axes, evals)
             return figure_of(axes)
         title_of(axes, layer.spec, _numbers(layer, fit, randomized=randomized))
         is_square = layer.spec.Q == 1.0
-        # An average of zero would be no spectrum at all, and that has been dealt with.
         points = _transformed(evals / float(np.mean(evals)), is_square=is_square)
         end = _end_of_view(points, fit, is_square=is_square)
         bars = histogram(points, linear_edges(0.0, end, count_bins(len(points))), n_all=len(points))
@@ -85,15 +83,13 @@ def plot_marchenko_pastur(layer: LayerAnalysis, *, randomized: bool = False, ax:
 
 def _fitted(
     layer: LayerAnalysis, *, randomized: bool
-) -> tuple[NDArray[np.float64] | None, MarchenkoPasturFit | None, str]:
-    """Return what was fitted, the fit, and why either is missing."""
+) -> tuple[NDArray[np.float64] | str, MarchenkoPasturFit | None, str]:
+    """Return what was fitted, or why that cannot be drawn, the fit, and why there is none."""
     if randomized:
-        reason = missing_twin(layer) or layer.reasons.get("randomize", "")
-        return layer.twin_evals, layer.twin_marchenko_pastur, reason
+        return drawable_twin(layer), layer.twin_marchenko_pastur, layer.reasons.get("randomize", "")
     if layer.marchenko_pastur is None and "mp_fit" not in layer.reasons:
         raise OptionError(f"layer {layer.name[:200]!r} has no Marchenko-Pastur fit: analyze with mp_fit=True")
-    evals = None if isinstance(layer.spectrum, SpectrumFailure) else layer.spectrum.evals
-    return evals, layer.marchenko_pastur, layer.reasons.get("mp_fit", "")
+    return drawable_evals(layer), layer.marchenko_pastur, layer.reasons.get("mp_fit", "")
 
 
 def _numbers(layer: LayerAnalysis, fit: MarchenkoPasturFit | None, *, randomized: bool) -> str:

@@ -19,8 +19,8 @@ from spectral.plots.histograms import (
     shown_on_log_scale,
 )
 from spectral.plots.labels import fit_numbers, number, title_of, write_note, write_reason
+from spectral.plots.spectra import drawable_evals
 from spectral.plots.style import BOUND, DATA, FIT, MARK, axes_for, figure_of
-from spectral.spectrum import SpectrumFailure
 from spectral.truncated_power_law import TruncatedPowerLawFit, truncated_log_likelihoods
 
 if TYPE_CHECKING:
@@ -67,10 +67,10 @@ def plot_esd(layer: LayerAnalysis, scale: Scale = "log-log", *, ax: Axes | None 
     check_scale(scale, SCALES)
     with axes_for(ax) as axes:
         title_of(axes, layer.spec, fit_numbers(layer))
-        if isinstance(layer.spectrum, SpectrumFailure):
-            write_reason(axes, layer.spectrum.detail)
+        evals = drawable_evals(layer)
+        if isinstance(evals, str):
+            write_reason(axes, evals)
             return figure_of(axes)
-        evals = layer.spectrum.evals
         n_shown = _draw_density(axes, evals, scale)
         if isinstance(layer.fit, FitFailure):
             write_note(axes, f"no fit: {layer.fit.detail}")

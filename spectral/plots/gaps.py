@@ -9,9 +9,8 @@ import numpy as np
 from spectral.fits import FitFailure
 from spectral.plots.histograms import count_bins, log_edges
 from spectral.plots.labels import number, title_of, write_reason
-from spectral.plots.randomized import missing_twin
+from spectral.plots.spectra import drawable_evals, drawable_twin
 from spectral.plots.style import BULK, DATA, MARK, RANDOM, panels
-from spectral.spectrum import SpectrumFailure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,10 +65,7 @@ def plot_delta_es(layer: LayerAnalysis, *, randomized: bool = False) -> Figure:
 
 
 def _evals(layer: LayerAnalysis, *, randomized: bool) -> NDArray[np.float64] | str:
-    if randomized:
-        reason = missing_twin(layer)
-        return reason if layer.twin_evals is None else layer.twin_evals
-    return layer.spectrum.detail if isinstance(layer.spectrum, SpectrumFailure) else layer.spectrum.evals
+    return drawable_twin(layer) if randomized else drawable_evals(layer)
 
 
 def _numbers(evals: NDArray[np.float64] | str, *, randomized: bool) -> str:

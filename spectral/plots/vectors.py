@@ -8,8 +8,9 @@ import numpy as np
 
 from spectral.fits import FitFailure
 from spectral.plots.esd import EVAL_LABEL, not_shown
-from spectral.plots.histograms import count_bins, histogram, linear_edges
+from spectral.plots.histograms import count_bins, histogram, linear_edges, log_limits
 from spectral.plots.labels import number, title_of, write_reason
+from spectral.plots.spectra import drawable_evals
 from spectral.plots.style import DATA, FIT, MARK, panels
 
 if TYPE_CHECKING:
@@ -49,8 +50,9 @@ def plot_vector_metrics(layer: LayerAnalysis, statistics: EigenvectorStatistics 
     """
     with panels(3, 2, size=SIZE, sharey="row", width_ratios=(3, 1)) as (figure, table):
         title_of(figure, layer.spec, "localisation of the eigenvectors")
-        if isinstance(statistics, FitFailure):
-            write_reason(figure, statistics.detail)
+        drawable = drawable_evals(layer)
+        if isinstance(statistics, FitFailure) or isinstance(drawable, str):
+            write_reason(figure, statistics.detail if isinstance(statistics, FitFailure) else str(drawable))
             return figure
         xmin = None if isinstance(layer.fit, FitFailure) else layer.fit.xmin
         evals = statistics.evals
@@ -94,6 +96,10 @@ def _draw_values(
     if xmin is not None:
         axes.axvline(xmin, color=MARK, linestyle="--", linewidth=1.0, label=f"xmin = {number(xmin)}")
     axes.set_xscale("log")
+    shown = evals[parts[0] | parts[1]]
+    ends = (float(shown[0]), float(shown[-1]))
+    if log_limits(*ends) != ends:
+        axes.set_xlim(*log_limits(*ends))
 
 
 def _draw_distributions(axes: Axes, values: NDArray[np.float64], is_tail: NDArray[np.bool_]) -> None:
