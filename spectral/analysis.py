@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     import pandas as pd
+    from matplotlib.figure import Figure
 
     from spectral.adapters import AdapterMode
     from spectral.loaders.protocol import TensorSource
@@ -157,6 +158,37 @@ class Analysis:
     def n_traps(self) -> tuple[int | None, ...]:
         """Correlation traps of each layer at the run's false-alarm rate; None where there was no test."""
         return tuple(count_traps([layer.traps for layer in self.layers], self.trap_p_values))
+
+    def plot(self, kind: str, *, layer: int | str | LayerAnalysis | None = None, **options: Any) -> Figure:
+        """Draw one picture, with matplotlib (the extra ``plots``).
+
+        Parameters
+        ----------
+        kind : str
+            Of a layer: ``esd``, ``esd_lin_lin``, ``esd_log_lin``, ``xmin_profile``, ``random_esd``,
+            ``random_esd_lin_lin``, ``marchenko_pastur``, ``random_marchenko_pastur``, ``delta_es``,
+            ``random_delta_es``, ``det_x``, ``vector_metrics``. Of the model: ``alpha_by_depth``, ``models`` (with
+            ``other=`` and ``metric=``).
+        layer : int, str or LayerAnalysis, optional
+            ``layer_id``, name, or one of ``layers``.
+        **options
+            Those of the function in :mod:`spectral.plots` that draws it.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            Neither shown nor saved.
+
+        Raises
+        ------
+        OptionError
+            The kind or the layer is unknown, or the analysis lacks what is to be drawn.
+        MissingDependencyError
+            matplotlib is not installed.
+        """
+        from spectral.plots.kinds import draw
+
+        return draw(self, kind, layer, **options)
 
     def _run_wide_columns(self) -> dict[str, list[float | int | None]]:
         columns: dict[str, list[float | int | None]] = {}

@@ -69,6 +69,7 @@ def fit_bounded_power_law(
         xmax=float(x[-1]),
         D=smallest,
         n_tail=len(x) - first,
+        is_bounded=True,
     )
 
 

@@ -53,6 +53,8 @@ class PowerLawFit:
         Kolmogorov-Smirnov distance of tail and fit, 0 to 1.
     n_tail : int
         Number of values from xmin on (`num_pl_spikes`).
+    is_bounded : bool
+        The law ends at xmax: its density is the above divided by 1 - (xmax/xmin)^(1-α).
     """
 
     alpha: float
@@ -61,6 +63,7 @@ class PowerLawFit:
     xmax: float
     D: float
     n_tail: int
+    is_bounded: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
