@@ -10,7 +10,7 @@ from spectral.metrics import SUMMARY_METRICS
 from spectral.stacking import StackedSource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     import pandas as pd
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from spectral.options import AnalysisOptions
     from spectral.weights import MatrixSpec
 
-ESD = ("num_evals", "sv_max", "sv_min", "rank_loss", "weak_rank_loss", "lambda_max")
-TAIL = ("alpha", "xmin", "xmax", "D", "sigma", "num_pl_spikes")
 MARCHENKO_PASTUR = ("num_spikes", "sigma_mp", "mp_softrank", "W_scale", "bulk_max", "bulk_min")
 VECTORS = tuple(
     f"{part}_{moment}_{measure}"
@@ -41,8 +39,26 @@ TWIN = (
     "rand_bulk_max",
     "rand_bulk_min",
 )
+_LEAD = ("layer_id", "name")
+_DISTANCE_LEAD = ("method", "layer_id", "name", "delta_W", "delta_b", "M", "N", "b_shape")
+
 DET_X = ("detX_num", "num_ERG_spikes", "ERG_gap", "detX_val", "detX_val_unrescaled")
-NORMS = (
+COLUMNS = (
+    "has_esd",
+    "num_evals",
+    "sv_max",
+    "sv_min",
+    "rank_loss",
+    "weak_rank_loss",
+    "lambda_max",
+    "alpha",
+    "xmin",
+    "xmax",
+    "D",
+    "sigma",
+    "num_pl_spikes",
+    "status",
+    "warning",
     "norm",
     "log_norm",
     "spectral_norm",
@@ -56,20 +72,15 @@ NORMS = (
 
 
 def metric_columns(options: AnalysisOptions) -> tuple[str, ...]:
-    """Return the columns behind those of identity, in the order there."""
+    """Return the columns behind those of identity."""
     return (
-        "has_esd",
-        *ESD,
-        *TAIL,
+        *COLUMNS,
         *(("Lambda",) if options.has_cutoff else ()),
         *(("num_fingers", "raw_alpha") if options.clips_fingers else ()),
-        "status",
-        "warning",
         *(MARCHENKO_PASTUR if options.mp_fit else ()),
         *(VECTORS if options.vectors else ()),
         *(TWIN if options.randomize else ()),
         *(DET_X if options.detX else ()),
-        *NORMS,
     )
 
 
@@ -78,8 +89,6 @@ def details_frame(analysis: Analysis, table: LayerTable) -> pd.DataFrame:
 
     Counts are integers, or floats in a column where one does not exist.
     """
-    import pandas as pd
-
     description = analysis.description
     columns = metric_columns(description.options)
     rows = []
@@ -91,17 +100,13 @@ def details_frame(analysis: Analysis, table: LayerTable) -> pd.DataFrame:
             "warning": layer.warning,
         }
         rows.append({**identity, **{name: found.get(name, math.nan) for name in columns}})
-    return pd.DataFrame(rows)
+    return _frame(rows, _LEAD)
 
 
 def description_frame(description: Description, table: LayerTable) -> pd.DataFrame:
     """Return one row per matrix: its identity and ``num_evals``."""
-    import pandas as pd
-
-    numbers = [{"num_evals": spec.n_evals} for spec in description.matrices]
-    return pd.DataFrame(
-        [{**identity, **number} for identity, number in zip(identities(description, table), numbers, strict=True)]
-    )
+    pairs = zip(identities(description, table), description.matrices, strict=True)
+    return _frame([{**identity, "num_evals": spec.n_evals} for identity, spec in pairs], _LEAD)
 
 
 def summary_of(details: pd.DataFrame | None) -> dict[str, float]:
@@ -142,9 +147,17 @@ def identities(description: Description, table: LayerTable) -> list[dict[str, An
 
 def distance_frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Return the rows of two models' distances, by ``layer_id``."""
+    return _frame(list(rows), _DISTANCE_LEAD).set_index("layer_id")
+
+
+def _frame(rows: Sequence[Mapping[str, Any]], lead: Sequence[str]) -> pd.DataFrame:
+    """Put the leading columns first and the others in the order of their names, as there; no rows, no columns."""
     import pandas as pd
 
-    return pd.DataFrame(list(rows)).set_index("layer_id")
+    frame = pd.DataFrame(list(rows))
+    if frame.empty:
+        return pd.DataFrame(columns=list(lead)) if "method" in lead else frame
+    return frame[[*lead, *sorted(set(frame.columns).difference(lead))]]
 
 
 def _is_product(tensor: str | None) -> bool:

@@ -115,7 +115,8 @@ def count_layers(model: object, source: TensorSource, start_ids: int = 0) -> Lay
         layers = _torch_layers(model, infos, start_ids)
     else:
         is_folder = isinstance(model, (str, os.PathLike)) and Path(model).is_dir()
-        layers = _named_weights(_names_in_order(source), infos, start_ids or (0 if is_folder else 1))
+        # The keys of the checkpoint count, not the weights that are multiplied out of several of them.
+        layers = _named_weights(_names_in_order(_innermost(source)), infos, start_ids or (0 if is_folder else 1))
     return LayerTable(layers=tuple(layers))
 
 
@@ -152,17 +153,13 @@ def _named_weights(names: Iterable[str], infos: Mapping[str, TensorInfo], start:
 
 def _names_in_order(source: TensorSource) -> list[str]:
     """Return the names shard by shard; a safetensors file lists them in the order of their characters."""
-    inner = _innermost(source)
     names = [info.name for info in source.tensors()]
-    if isinstance(inner, SafetensorsFile):
+    if isinstance(source, SafetensorsFile):
         return sorted(names)
-    if not isinstance(inner, ShardedFolder):
+    if not isinstance(source, ShardedFolder):
         return names
-    order: dict[str, int] = {}
-    for shard in sorted({held.label: held for held in inner.shards.values()}.values(), key=lambda held: held.label):
-        for name in _names_in_order(shard):
-            order[name] = len(order)
-    return sorted(names, key=lambda name: order.get(name, len(order)))
+    shards = {shard.label: shard for shard in source.shards.values()}
+    return [name for label in sorted(shards) for name in _names_in_order(shards[label])]
 
 
 def _innermost(source: TensorSource) -> TensorSource:

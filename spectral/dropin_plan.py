@@ -17,7 +17,6 @@ from spectral.dropin_source import counted_plan, counted_source
 from spectral.errors import ModelMismatchError, OptionError
 from spectral.loaders.keras_model import is_keras_layer
 from spectral.loaders.opening import open_model
-from spectral.loaders.protocol import LayerType
 from spectral.selection import Selection, select_matrices
 from spectral.writable_models import open_for_writing
 
@@ -108,12 +107,14 @@ def counted_description(
         chosen, _ = select_matrices(counted.plan.matrices, Selection(layers=entries))
         names = {(spec.tensor, spec.name) for spec in chosen}
         matrices = tuple(spec for spec in matrices if (spec.tensor, spec.name) in names)
+    if options.conv2d_fft and options.pool:
+        options = options.changed({"max_evals": None, "min_evals": 2})
     return describe_plan(counted.source, replace(counted.plan, matrices=matrices), options)
 
 
 def _is_counted(spec: MatrixSpec, options: AnalysisOptions, min_evals: int) -> bool:
-    if options.conv2d_fft and spec.layer_type is LayerType.CONV2D:
-        return True
+    if options.conv2d_fft and options.pool:
+        return True  # No layer is too small or too large there, then: dense ones neither.
     return (spec.n_evals if options.pool else spec.M) >= min_evals
 
 

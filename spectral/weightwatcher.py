@@ -1,3 +1,4 @@
+# ruff: noqa: PLR0917, ARG002  (the signatures are those that scripts call)
 """The drop-in class: the methods, options, columns and numbers of ``weightwatcher.WeightWatcher`` 0.7.7.
 
     import spectral as ww
@@ -74,7 +75,7 @@ class WeightWatcher:
         Of the logger ``spectral.weightwatcher``.
     extra_layers : bool
         Not there: rows for everything that the core analyses (LSTM, attention projections, Conv1d and Conv3d, ..) with
-        fused weights split, tied ones once. By default the rows are those of weightwatcher, so that means stay the same.
+        fused weights split, tied ones once. By default the rows are those of weightwatcher, so that means stay.
     seed : int
         Not there: of everything random.
     lora_scaling : float, optional
@@ -209,9 +210,11 @@ class WeightWatcher:
         counted, description = self._describe(given)
         self.analysis = analyze_description(description)
         self.details = details_frame(self.analysis, counted.table)
-        self._warn_of_left_out()
+        self._report_left_out()
         if plot and folder is not None:
-            self._save_figures(self.analysis, folder, deltas=deltas)
+            from spectral.dropin_figures import save_figures
+
+            save_figures(self.analysis, folder, deltas=deltas)
         return self.details
 
     def describe(
@@ -328,7 +331,7 @@ class WeightWatcher:
         OptionError
             There is no such layer.
         """
-        description, spec = self._one_layer(model, layer, {})
+        spec = self._one_layer(model, layer, {})[1]
         held: Any = self.model
         framework = self.infer_framework(held)
         if framework == ww.FRAMEWORK.KERAS:
@@ -605,16 +608,9 @@ class WeightWatcher:
                 _LOGGER.warning("%s: layer %d, %s, stays: %s", what, change.spec.index, change.spec.name, change.reason)
         return self.model
 
-    def _warn_of_left_out(self) -> None:
-        left_out = [
-            entry for entry in self.unanalysed if "options" not in entry.reason and "filters" not in entry.reason
-        ]
-        if left_out:
-            _LOGGER.info("%d tensors have no row: see watcher.unanalysed", len(left_out))
-
-    @staticmethod
-    def _save_figures(analysis: Analysis, folder: str, *, deltas: bool) -> None:
-        raise NotImplementedError
+    def _report_left_out(self) -> None:
+        if self.unanalysed:
+            _LOGGER.info("%d tensors have no row: see watcher.unanalysed", len(self.unanalysed))
 
 
 def _without_wrapper(model: Any) -> Any:
