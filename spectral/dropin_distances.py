@@ -29,9 +29,9 @@ def averages_and_rows(
     Parameters
     ----------
     found : Distances
-        Of the core, for ``first`` and ``second``.
+        Of the core; with the method ``raw`` for whole tensors, whose distance every slice has.
     first, second : Description
-        What was compared.
+        What was compared, in slices where these are asked for.
     table : LayerTable
         The layers of the first model.
     keep_all : bool
@@ -50,12 +50,13 @@ def averages_and_rows(
     biased = {info.name for source in (first.source, second.source) for info in source.tensors()}
     rows = []
     for spec, identity in zip(first.matrices, identities(first, table), strict=True):
-        layer = waiting[spec.name].popleft()
+        of_layer = waiting[spec.name]
+        layer = of_layer[0] if found.method == "raw" else of_layer.popleft()
         has_bias = (keep_all or spec.layer_type is LayerType.DENSE) and _bias_name(spec.tensor) in biased
         rows.append(_row(found.method, layer, spec, identity, has_bias=has_bias and found.method == "raw"))
     rows += [
         _lonely_row(found.method, spec.name)
-        for spec in second.matrices
+        for spec in {spec.name: spec for spec in second.matrices}.values()
         if any(layer.layer_id is None for layer in waiting[spec.name])
     ]
     return _mean([row["delta_W"] for row in rows]), _mean([row["delta_b"] for row in rows]), rows
@@ -76,7 +77,8 @@ def _row(
         "delta_b": delta_b if layer.delta_W is not None else math.nan,
         "M": min(sizes),
         "N": max(sizes),
-        "b_shape": "unknown" if layer.b_shape is None or not has_bias else layer.b_shape,
+        # A shape of one dimension is a bare number there.
+        "b_shape": "unknown" if layer.b_shape is None or not has_bias else layer.b_shape[0],
         **({} if spec.slice_id is None else {"slice_id": spec.slice_id}),
         "longname": identity["longname"],
     }

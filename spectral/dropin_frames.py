@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from spectral.convolution_operator import GRID
 from spectral.intra import IntraSource
+from spectral.loaders.protocol import LayerType
 from spectral.metrics import SUMMARY_METRICS
 from spectral.stacking import StackedSource
 
@@ -106,7 +108,8 @@ def details_frame(analysis: Analysis, table: LayerTable) -> pd.DataFrame:
 def description_frame(description: Description, table: LayerTable) -> pd.DataFrame:
     """Return one row per matrix: its identity and ``num_evals``."""
     pairs = zip(identities(description, table), description.matrices, strict=True)
-    return _frame([{**identity, "num_evals": spec.n_evals} for identity, spec in pairs], _LEAD)
+    is_operator = description.options.conv2d_fft
+    return _frame([{**identity, "num_evals": _n_evals(spec, is_operator)} for identity, spec in pairs], _LEAD)
 
 
 def summary_of(details: pd.DataFrame | None) -> dict[str, float]:
@@ -158,6 +161,12 @@ def _frame(rows: Sequence[Mapping[str, Any]], lead: Sequence[str]) -> pd.DataFra
     if frame.empty:
         return pd.DataFrame(columns=list(lead)) if "method" in lead else frame
     return frame[[*lead, *sorted(set(frame.columns).difference(lead))]]
+
+
+def _n_evals(spec: MatrixSpec, is_operator: bool) -> int:
+    if not is_operator or spec.layer_type is not LayerType.CONV2D:
+        return spec.n_evals
+    return spec.M * math.prod(max(GRID, spec.part.fold[axis]) for axis in spec.part.slice_axes)
 
 
 def _is_product(tensor: str | None) -> bool:

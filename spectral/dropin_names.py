@@ -68,10 +68,13 @@ DEFAULT_POOL, DEFAULT_WW2X, DEFAULT_PEFT = True, False, False
 DEFAULT_START_ID = 0
 WEAK_RANK_LOSS_TOLERANCE = 0.000001
 EVALS_THRESH, EPSILON = 1e-5, 1e-10
+EVALS_HALF_THRESH, HALF_EPSILON = 1e-4, 6e-05
+WW_CONFIG_FILENAME = "ww_config.json"
 
 # Layer types and frameworks.
 NORM, DENSE, CONV1D, CONV2D, BIDIRECTIONAL = "norm", "dense", "conv1d", "conv2d", "bidirectional"
 KERAS, KERAS_H5_FILE, PYTORCH, TENSORFLOW = "keras", "keras_h5_file", "pytorch", "tensorflow"
+SOURCE = "source"
 PYSTATEDICT, ONNX, WW_FLATFILES, SAFETENSORS = "pystatedict", "onnx", "ww_flatfiles", "safetensors"
 
 

@@ -372,13 +372,17 @@ class WeightWatcher:
         word = ww.RAW if method is None else str(method).lower()
         if word not in (ww.RAW, ww.EUCLIDEAN, ww.CKA):
             raise OptionError(f"method must be one of raw, euclidean, cka, got {method!r}")
-        given = {"layers": layers, "start_ids": start_ids, "pool": pool, "channels": channels}
-        self.model = _without_wrapper(model_1)
-        counted, first = self._describe({**given, "model": model_1}, alone=True)
-        second = self._describe({**given, "model": model_2, "layers": ()}, alone=True)[1]
-        found = compare_models(first, second, method=word)  # type: ignore[arg-type]  # checked above
+        given = {"start_ids": start_ids, "pool": pool, "channels": channels}
+        # Raw distances are of whole tensors.
+        whole = {**given, "pool": pool or word == ww.RAW}
+        pair = [
+            self._describe({**options, "model": model, "layers": chosen}, alone=True)
+            for options in (whole, given)
+            for model, chosen in ((model_2, ()), (model_1, layers))
+        ]
+        found = compare_models(pair[1][1], pair[0][1], method=word)  # type: ignore[arg-type]  # checked above
+        (counted, first), second = pair[3], pair[2][1]
         mean_w, mean_b, rows = averages_and_rows(found, first, second, counted.table, keep_all=self.extra_layers)
-        self.model = _without_wrapper(model_1)
         return mean_w, mean_b, distance_frame(rows)
 
     def same_models(self, model_1: object, model_2: object) -> bool:
@@ -604,7 +608,8 @@ class WeightWatcher:
         target = counted_target(self.model, counted)
         specs = [spec for spec in counted.plan.matrices if (spec.tensor, spec.name) in chosen]
         for change in transform_matrices(target, specs, transform):
-            if change.reason is not None:
+            # A tied weight has changed with the other.
+            if change.reason is not None and not change.reason.startswith("tied"):
                 _LOGGER.warning("%s: layer %d, %s, stays: %s", what, change.spec.index, change.spec.name, change.reason)
         return self.model
 
