@@ -257,7 +257,7 @@ class TestTransforms:
     def trapped(self) -> Any:
         """Two layers of noise; one element of the first is far too large."""
         generator = torch.Generator().manual_seed(0)
-        model = torch.nn.Sequential(torch.nn.Linear(60, 120), torch.nn.Linear(60, 120))
+        model = torch.nn.Sequential(*(torch.nn.Linear(60, 120, bias=False) for _ in "ab"))
         with torch.no_grad():
             for layer in model:
                 layer.weight.copy_(torch.randn(120, 60, generator=generator))
