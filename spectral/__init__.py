@@ -1,6 +1,7 @@
 """Spectra of neural-network weight matrices: the numerical core of pytest-weightwatcher.
 
-Names load what they need when first used, so that importing the package costs nothing.
+Names load what they need when first used, so that importing the package costs nothing. Scripts written for
+``weightwatcher`` find its class and its constants here, too: ``import spectral as ww``.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from spectral.trap_details import Trap, trap_table
     from spectral.traps import LayerTraps, find_traps
     from spectral.truncated_power_law import TruncatedPowerLawFit, fit_truncated_power_law
+    from spectral.weightwatcher import WeightWatcher
 
 __version__ = "0.1.0"
 
@@ -79,6 +81,7 @@ _HOMES = {
     "Trap": "trap_details",
     "TrapAnalysis": "trap_analysis",
     "TruncatedPowerLawFit": "truncated_power_law",
+    "WeightWatcher": "weightwatcher",
     "adapter_source": "adapters",
     "alpha_at_tail": "power_law",
     "alpha_farms": "hill",
@@ -150,6 +153,7 @@ __all__ = [
     "Trap",
     "TrapAnalysis",
     "TruncatedPowerLawFit",
+    "WeightWatcher",
     "adapter_source",
     "alpha_at_tail",
     "alpha_farms",
@@ -189,6 +193,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(f"spectral.{_HOMES[name]}"), name)
+    # What scripts for weightwatcher write: ww.LAYER_TYPE, ww.TPL, .. No other public name is in capitals.
+    if name[:1].isupper() and name == name.upper():
+        names = import_module("spectral.dropin_names")
+        if hasattr(names, name):
+            return getattr(names, name)
     raise AttributeError(f"module 'spectral' has no attribute {name!r}")
 
 

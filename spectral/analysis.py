@@ -290,7 +290,7 @@ def describe(
     """
     options = (options or AnalysisOptions()).changed(changes)
     source = _open(model, base_model, peft)
-    return _describe_plan(source, plan_matrices(source.tensors()), options)
+    return describe_plan(source, plan_matrices(source.tensors()), options)
 
 
 def _open(model: object, base_model: object, peft: AdapterMode | None) -> TensorSource:
@@ -317,7 +317,23 @@ def _refuse_second_options(
         raise OptionError("a Description has its options already: give them to describe(), not to analyze()")
 
 
-def _describe_plan(source: TensorSource, plan: ModelPlan, options: AnalysisOptions) -> Description:
+def describe_plan(source: TensorSource, plan: ModelPlan, options: AnalysisOptions) -> Description:
+    """Return the description of a model whose plan is made already, for callers with a plan of their own.
+
+    Parameters
+    ----------
+    source : TensorSource
+        Where the tensors of the plan come from.
+    plan : ModelPlan
+        Which matrices there are. Their ``index`` is what the filters and the details call ``layer_id``.
+    options : AnalysisOptions
+        The options in force.
+
+    Raises
+    ------
+    OptionError
+        A filter matches no layer, or there are too few to stack or multiply.
+    """
     included, left_out = _exclude(plan.matrices, options.exclude)
     n_by_choice = sum(spec.part.n_values for spec in plan.matrices) - sum(spec.part.n_values for spec in included)
     prepared = prepare_matrices(source, included, options.selection, options.forms, seed=options.seed)

@@ -271,7 +271,9 @@ def _compare(task: _DistanceTask) -> LayerDistance:
         elif task.method == "euclidean":
             value = float(np.mean([math.sqrt(_squared_distance(*pair)) for pair in zip(one, two, strict=True)]))
         else:
-            turn = spec.layer_type in _CONVOLUTIONS and spec.rows < spec.columns
+            # Only kernels have slices to turn: transformers' Conv1D is of that type, too, and a plain matrix.
+            is_kernel = spec.layer_type in _CONVOLUTIONS and bool(spec.part.slice_axes)
+            turn = is_kernel and spec.rows < spec.columns
             pairs = [(a.T, b.T) if turn else (a, b) for a, b in zip(one, two, strict=True)]
             value = float(np.mean([cka_similarity(*pair) for pair in pairs]))
         delta_b, b_shape = _bias_distance(task)
