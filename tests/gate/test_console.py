@@ -23,6 +23,12 @@ NAMES = sorted(LAYERS)
 """The order of a safetensors file."""
 
 
+@pytest.fixture(autouse=True)
+def _no_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget what pytest-xdist tells its workers of a terminal: COLUMNS=80 is an order to fit tables into 80 columns."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     return write_model(tmp_path / "model.safetensors")
