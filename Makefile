@@ -43,10 +43,10 @@ demo: .venv-demo/done
 test: lint test-newest test-oldest
 
 test-newest: .venv-test/done
-	.venv-test/bin/python -m pytest
+	.venv-test/bin/python -m pytest -n 2
 
 test-oldest: .venv-oldest/done
-	.venv-oldest/bin/python -m pytest tests/gate
+	.venv-oldest/bin/python -m pytest tests/gate -n 2
 
 lint: .venv-test/done
 	.venv-test/bin/python -m ruff check .

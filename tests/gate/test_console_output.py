@@ -47,7 +47,7 @@ HOSTILE = (
 
 @pytest.fixture(autouse=True)
 def _no_width(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget what pytest-xdist tells its workers of a terminal: COLUMNS=80 is an order to fit tables into 80 columns."""
+    """Forget the COLUMNS=80 that pytest-xdist sets: it is an order to fit tables into 80 columns."""
     monkeypatch.delenv("COLUMNS", raising=False)
 
 
