@@ -154,16 +154,36 @@ def transform_model(
     """
     target = open_for_writing(model, inplace=inplace)
     plan = plan_matrices(target.source.tensors())
-    chosen = select_layers(plan.matrices, layers)
-    tasks, left_out = _tasks(target, transform, chosen)
+    changes = transform_matrices(target, select_layers(plan.matrices, layers), transform, n_workers=n_workers)
+    return TransformedModel(model=target.model, changes=changes, unanalysed=plan.unanalysed)
+
+
+def transform_matrices(
+    target: WritableModel, specs: Iterable[MatrixSpec], transform: MatrixTransform, *, n_workers: int | None = None
+) -> tuple[LayerChange, ...]:
+    """Apply a transform to some matrices of a model that is open for writing.
+
+    Parameters
+    ----------
+    target : WritableModel
+        Is written to.
+    specs : iterable of MatrixSpec
+        Which of its matrices, as :func:`~spectral.weights.plan_matrices` or a plan of the caller's own has them.
+    transform : callable
+        From a :class:`~spectral.weights.WeightMatrix` to a :class:`Replacement`, or to the reason for none.
+    n_workers : int, optional
+        Number of threads; default one per core. The result does not depend on it.
+
+    Returns
+    -------
+    tuple of LayerChange
+        One per spec, in the order of their ``index``.
+    """
+    tasks, left_out = _tasks(target, transform, specs)
     costs = [float(sum(spec.rf * spec.N * spec.M**2 for spec in task.specs)) for task in tasks]
     changed = run_all(_transform_tensor, tasks, costs=costs, n_workers=n_workers)
     changes = [*left_out, *(change for changes in changed for change in changes)]
-    return TransformedModel(
-        model=target.model,
-        changes=tuple(sorted(changes, key=lambda change: change.spec.index)),
-        unanalysed=plan.unanalysed,
-    )
+    return tuple(sorted(changes, key=lambda change: change.spec.index))
 
 
 def select_layers(specs: Sequence[MatrixSpec], layers: Iterable[int | str]) -> tuple[MatrixSpec, ...]:
