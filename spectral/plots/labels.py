@@ -22,8 +22,8 @@ MAX_NAME = 72
 
 MIN_NAME = 8
 
-MAX_REASON = 400
-_REASON_WIDTH = 64
+MAX_REASON = 300
+_REASON_WIDTH = 46
 _TITLE_SHARE = 0.96
 _LAST_ASCII, _FIRST_LATIN, _LAST_LATIN = 0x7E, 0xA1, 0x17F
 
@@ -126,7 +126,9 @@ def _write(target: Axes | Figure, x: float, y: float, text: str, **options: Any)
     box = {"boxstyle": "round", "facecolor": "white", "edgecolor": "#CCCCCC", "alpha": 0.85}
     if isinstance(target, Axes):
         options["transform"] = target.transAxes
-    target.text(x, y, lines, parse_math=False, bbox=box, **options)
+    text = target.text(x, y, lines, parse_math=False, bbox=box, **options)
+    # The axes do not shrink for it.
+    text.set_in_layout(False)
 
 
 def _has_glyph(character: str) -> bool:

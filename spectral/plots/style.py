@@ -76,7 +76,7 @@ def figure_of(axes: Axes) -> Figure:
 def panels(n_rows: int, n_columns: int, **options: Any) -> Iterator[tuple[Figure, list[list[Axes]]]]:
     """Give a new figure with a table of axes; ``options`` are those of :meth:`matplotlib.figure.Figure.subplots`.
 
-    Once the caller is done, layout and ticks are settled, so that the picture stays as it is wherever it is drawn.
+    Once the caller is done, the ticks exist, so that they look the same wherever the figure is drawn.
     """
     size = options.pop("size", FIGURE_SIZE)
     with house_style():
@@ -91,7 +91,6 @@ def panels(n_rows: int, n_columns: int, **options: Any) -> Iterator[tuple[Figure
             axes.tick_params(which="minor", labelsize=MINOR_LABEL_SIZE)
         yield figure, table
         figure.draw_without_rendering()
-        figure.set_layout_engine("none")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,10 +27,11 @@ from spectral.analysis import Analysis, analyze
 from spectral.eigenvectors import EigenvectorStatistics, eigenvector_statistics
 from spectral.errors import MissingDependencyError, OptionError
 from spectral.execution import single_threaded_blas
-from spectral.fits import FitFailure
+from spectral.fits import FitFailure, FitFailureReason
 from spectral.marchenko_pastur_law import marchenko_pastur_cdf
 from spectral.plots import (
     LAYER_KINDS,
+    MODEL_KINDS,
     available_kinds,
     plot_alpha_by_depth,
     plot_delta_es,
@@ -316,6 +318,15 @@ class TestRandomESD:
         assert traps[-1] > 0.9 * 60.0**2
         assert set(xs(line(axes, "bulk edge"))) == {fit.bulk_max}
         assert f"num_traps = {layer.metrics['num_traps']}" in axes.get_title()
+
+    def test_what_lies_between_edge_and_threshold_is_no_trap(self, analysis: Analysis) -> None:
+        layer = layer_of(analysis, "heavy")
+        twin, fit = layer.twin_evals, layer.twin_marchenko_pastur
+        assert twin is not None
+        assert fit is not None
+        lower = replace(fit, bulk_max=float(twin[-9]), spike_threshold=float(twin[-5]))
+        (axes,) = plot_random_esd(replace(layer, twin_marchenko_pastur=lower)).axes
+        np.testing.assert_array_equal(xs(line(axes, "correlation traps: 4")), twin[-4:])
 
     def test_no_mark_without_traps(self) -> None:
         layer = one(np.random.default_rng(3).standard_normal((120, 110)), randomize=True)
@@ -652,6 +663,16 @@ class TestNames:
         # What is drawn below keeps its room.
         assert max(axes.get_position().height for axes in figure.axes) > 0.3
 
+    def test_no_reason_breaks_a_picture(self, plain: Analysis) -> None:
+        layer = layer_of(plain, "few")
+        for detail in (HOSTILE, "$\\undefined{$", "x " * 5_000, "W" * 5_000):
+            failure = FitFailure(reason=FitFailureReason.REFUSED, detail=detail)
+            figure = plot_esd(replace(layer, fit=failure))
+            assert render_png(figure)
+            (note,) = figure.axes[0].texts
+            assert len(note.get_text()) < 450
+            assert note.get_window_extent().x1 <= figure.bbox.width
+
     def test_names_on_the_comparison_of_models(self) -> None:
         first = analyze({HOSTILE + str(number): heavy_tailed(30, 20) for number in range(5)}, n_workers=1)
         second = analyze({"W" * 9_000 + str(number): heavy_tailed(30, 20) for number in range(5)}, n_workers=1)
@@ -827,6 +848,13 @@ class TestHistograms:
         np.testing.assert_array_equal(shown_on_log_scale(np.array([0.0, 1e-9, 1e-4, 2.0])), [1e-4, 2.0])
         # Where all are that small, only those that are zero beside the largest are left out.
         np.testing.assert_array_equal(shown_on_log_scale(np.array([0.0, 1e-30, 1e-9])), [1e-9])
+
+
+def test_docs_list_every_kind() -> None:
+    text = (Path(__file__).parents[2] / "docs/plots.md").read_text(encoding="utf-8")
+    table = text.split("## Kinds")[1].split("##")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == [*LAYER_KINDS, *MODEL_KINDS]
+    assert all(f"``{kind}``" in (Analysis.plot.__doc__ or "") for kind in (*LAYER_KINDS, *MODEL_KINDS))
 
 
 def umask() -> int:
