@@ -126,9 +126,9 @@ def _write(target: Axes | Figure, x: float, y: float, text: str, **options: Any)
     box = {"boxstyle": "round", "facecolor": "white", "edgecolor": "#CCCCCC", "alpha": 0.85}
     if isinstance(target, Axes):
         options["transform"] = target.transAxes
-    text = target.text(x, y, lines, parse_math=False, bbox=box, **options)
+    written = target.text(x, y, lines, parse_math=False, bbox=box, **options)
     # The axes do not shrink for it.
-    text.set_in_layout(False)
+    written.set_in_layout(False)
 
 
 def _has_glyph(character: str) -> bool:
