@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from spectral.columns import METRICS_BY_OPTION
+from spectral.description import IDENTITY_COLUMNS, Description, describe, identity_row
 from spectral.errors import OptionError
 from spectral.execution import by_layer_name, run_all
 from spectral.layer_analysis import LayerAnalysis
-from spectral.loaders import open_model
 from spectral.metrics import LAYER_METRICS, summarise
 from spectral.options import AnalysisOptions
 from spectral.pipeline import MatrixTask, analyze_matrix
-from spectral.preparation import prepare_matrices
 from spectral.run_wide import RunWidePValues, adjust_p_values, count_traps
-from spectral.weights import MatrixSpec, UnanalysedTensor, plan_matrices
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from concurrent.futures import Executor
 
     import pandas as pd
@@ -28,9 +24,7 @@ if TYPE_CHECKING:
 
     from spectral.adapters import AdapterMode
     from spectral.execution import Progress
-    from spectral.loaders.protocol import TensorSource
-    from spectral.selection import LeftOut
-    from spectral.weights import ModelPlan
+    from spectral.weights import MatrixSpec, UnanalysedTensor
 
 __all__ = [
     "Analysis",
@@ -42,51 +36,6 @@ __all__ = [
     "analyze_matrix",
     "describe",
 ]
-
-EXCLUDED_BY_OPTION = "excluded by the options"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Description:
-    """What a model holds, from its headers.
-
-    Attributes
-    ----------
-    source : TensorSource
-        Where the tensors come from.
-    matrices : tuple of MatrixSpec
-        What will be analysed.
-    unanalysed : tuple of UnanalysedTensor
-        Every other tensor of two or more dimensions, with the reason.
-    coverage : float
-        Analysed share of the parameters, 0 to 1.
-    options : AnalysisOptions
-        The options in force.
-    """
-
-    source: TensorSource = field(repr=False)
-    matrices: tuple[MatrixSpec, ...]
-    unanalysed: tuple[UnanalysedTensor, ...]
-    coverage: float
-    options: AnalysisOptions
-
-    @cached_property
-    def details(self) -> pd.DataFrame:
-        """One row per matrix: layer_id, name, longname, layer_type, N, M, rf, Q, num_evals."""
-        import pandas as pd
-
-        return pd.DataFrame([_identity_row(spec) for spec in self.matrices], columns=list(_IDENTITY_COLUMNS))
-
-    @cached_property
-    def other_tensors(self) -> tuple[str, ...]:
-        """Names of the float tensors that no matrix here covers: biases, norms, unanalysed and excluded ones."""
-        # A tensor with a part left out is read as a whole, too.
-        analysed = {spec.tensor for spec in self.matrices} - {tensor.name for tensor in self.unanalysed}
-        return tuple(info.name for info in self.source.tensors() if info.refusal is None and info.name not in analysed)
-
-    def tasks(self) -> tuple[MatrixTask, ...]:
-        """Return one task per matrix."""
-        return tuple(MatrixTask(source=self.source, spec=spec, options=self.options) for spec in self.matrices)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -123,7 +72,7 @@ class Analysis:
         run_wide = self._run_wide_columns()
         rows = [
             {
-                **_identity_row(layer.spec),
+                **identity_row(layer.spec),
                 **layer.metrics,
                 **{name: values[position] for name, values in run_wide.items() if values[position] is not None},
                 "status": layer.status,
@@ -134,7 +83,7 @@ class Analysis:
         ]
         asked = [name for option, names in METRICS_BY_OPTION.items() if getattr(options, option) for name in names]
         slice_id = () if options.pool else ("slice_id",)
-        columns = [*_IDENTITY_COLUMNS, *slice_id, *LAYER_METRICS, *asked, *run_wide, "status", "warning", "reason"]
+        columns = [*IDENTITY_COLUMNS, *slice_id, *LAYER_METRICS, *asked, *run_wide, "status", "warning", "reason"]
         return pd.DataFrame(rows, columns=list(dict.fromkeys(columns)))
 
     @cached_property
@@ -200,9 +149,6 @@ class Analysis:
             columns["trap_p_value_run"] = [self.trap_p_values.adjusted.get(place) for place in places]
             columns["num_tw_traps"] = list(self.n_traps)
         return columns
-
-
-_IDENTITY_COLUMNS = ("layer_id", "name", "longname", "layer_type", "N", "M", "rf", "Q", "num_evals")
 
 
 def analyze(
@@ -271,40 +217,6 @@ def analyze(
     return Analysis(description=description, layers=tuple(layers))
 
 
-def describe(
-    model: object,
-    options: AnalysisOptions | None = None,
-    *,
-    base_model: object = None,
-    peft: AdapterMode | None = None,
-    **changes: Any,
-) -> Description:
-    """List what :func:`analyze` would analyse, from headers alone.
-
-    Parameters and errors are those of :func:`analyze`.
-
-    Returns
-    -------
-    Description
-        ``.details`` (a DataFrame), ``.matrices``, ``.unanalysed``, ``.coverage``.
-    """
-    options = (options or AnalysisOptions()).changed(changes)
-    source = _open(model, base_model, peft)
-    return describe_plan(source, plan_matrices(source.tensors()), options)
-
-
-def _open(model: object, base_model: object, peft: AdapterMode | None) -> TensorSource:
-    if peft is not None:
-        from spectral.adapters import adapter_source
-
-        return adapter_source(model, base_model, mode=peft)
-    if base_model is not None:
-        from spectral.deltas import delta_source
-
-        return delta_source(model, base_model)
-    return open_model(model)
-
-
 def _refuse_second_options(
     description: Description,
     options: AnalysisOptions | None,
@@ -317,88 +229,11 @@ def _refuse_second_options(
         raise OptionError("a Description has its options already: give them to describe(), not to analyze()")
 
 
-def describe_plan(source: TensorSource, plan: ModelPlan, options: AnalysisOptions) -> Description:
-    """Return the description of a model whose plan is made already, for callers with a plan of their own.
-
-    Parameters
-    ----------
-    source : TensorSource
-        Where the tensors of the plan come from.
-    plan : ModelPlan
-        Which matrices there are. Their ``index`` is what the filters and the details call ``layer_id``.
-    options : AnalysisOptions
-        The options in force.
-
-    Raises
-    ------
-    OptionError
-        A filter matches no layer, or there are too few to stack or multiply.
-    """
-    included, left_out = _exclude(plan.matrices, options.exclude)
-    n_by_choice = sum(spec.part.n_values for spec in plan.matrices) - sum(spec.part.n_values for spec in included)
-    prepared = prepare_matrices(source, included, options.selection, options.forms, seed=options.seed)
-    n_by_choice += _n_values(entry for entry in prepared.left_out if entry.by_choice)
-    n_wanted = plan.n_parameters - n_by_choice
-    n_analysed = plan.n_analysed - n_by_choice - _n_values(entry for entry in prepared.left_out if not entry.by_choice)
-    return Description(
-        source=prepared.source,
-        matrices=prepared.specs,
-        unanalysed=(*plan.unanalysed, *left_out, *_listed(prepared.left_out)),
-        # What the user left out on purpose is no gap in coverage.
-        coverage=n_analysed / n_wanted if n_wanted else 0.0,
-        options=options,
-    )
-
-
-def _exclude(specs: Iterable[MatrixSpec], patterns: tuple[str, ...]) -> tuple[list[MatrixSpec], list[UnanalysedTensor]]:
-    included: list[MatrixSpec] = []
-    left_out: list[UnanalysedTensor] = []
-    for spec in specs:
-        if any(fnmatchcase(spec.name, pattern) for pattern in patterns):
-            left_out.append(
-                UnanalysedTensor(
-                    name=spec.tensor,
-                    shape=spec.shape,
-                    dtype=spec.dtype,
-                    reason=EXCLUDED_BY_OPTION,
-                    part=spec.part.name,
-                )
-            )
-        else:
-            included.append(spec)
-    return included, left_out
-
-
-def _n_values(entries: Iterable[LeftOut]) -> int:
-    """Count the values behind matrices that are not analysed; slices of one kernel count as their share."""
-    return sum(entry.spec.rows * entry.spec.columns * entry.spec.n_slices for entry in entries)
-
-
-def _listed(entries: Iterable[LeftOut]) -> tuple[UnanalysedTensor, ...]:
-    """One record per tensor part and reason, however many slices of it are left out."""
-    return tuple(dict.fromkeys(entry.as_unanalysed() for entry in entries))
-
-
 def _reasons(layer: LayerAnalysis) -> str:
     """Return everything that is missing and why, the fit first."""
     texts = [layer.reason] if layer.reason else []
     texts.extend(f"{option}: {detail}" for option, detail in layer.reasons.items() if detail != layer.reason)
     return "; ".join(texts)
-
-
-def _identity_row(spec: MatrixSpec) -> dict[str, Any]:
-    return {
-        "layer_id": spec.index,
-        "name": spec.name.rpartition(".")[2],
-        "longname": spec.name,
-        "layer_type": spec.layer_type.value,
-        "N": spec.N,
-        "M": spec.M,
-        "rf": spec.rf,
-        "Q": spec.Q,
-        "num_evals": spec.n_evals,
-        **({} if spec.slice_id is None else {"slice_id": spec.slice_id}),
-    }
 
 
 def _flops(spec: MatrixSpec) -> float:

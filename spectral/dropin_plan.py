@@ -10,8 +10,8 @@ import numpy as np
 
 from spectral import dropin_names as ww
 from spectral.adapters import adapter_source
-from spectral.analysis import Description, describe_plan
 from spectral.deltas import delta_source
+from spectral.description import Description, describe_plan
 from spectral.dropin_layers import CountedLayer, LayerTable, count_layers
 from spectral.dropin_source import counted_plan, counted_source
 from spectral.errors import ModelMismatchError, OptionError

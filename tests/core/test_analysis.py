@@ -14,7 +14,8 @@ import pytest
 import torch
 
 import spectral
-from spectral.analysis import EXCLUDED_BY_OPTION, AnalysisOptions, LayerAnalysis, analyze, describe
+from spectral.analysis import AnalysisOptions, LayerAnalysis, analyze, describe
+from spectral.description import EXCLUDED_BY_OPTION
 from spectral.errors import ModelError, OptionError, SpectralError
 from spectral.fits import FitFailure
 from spectral.metrics import LAYER_METRICS
