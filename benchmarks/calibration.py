@@ -1,8 +1,8 @@
 """False-alarm rates and power of the noise test and the trap test, on matrices whose truth is known.
 
 Three tables: alarms at 5% and 1% on pure noise, for every size, aspect ratio and distribution of the elements;
-power against a rank-one spike at 1.2 times the limit of detectability (BBP), beside that of the best test there is
-where one is asked for; alarms of whole runs of 100 layers under Holm at 1%. Every draw has its own seed, so that
+power against a rank-one spike at 1.2 times the limit of detectability (BBP), for which power_limit.py gives what any
+test can reach; alarms of whole runs of 100 layers under Holm at 1%. Every draw has its own seed, so that
 a cell does not depend on which others are asked for, nor on the number of workers.
 
     python benchmarks/calibration.py --sizes 128 256 --draws 400 --runs 400 --workers 2

@@ -179,12 +179,12 @@ def _settle_clipping(matrix: NDArray[Any], level: float) -> tuple[Moments, float
     while True:
         inliers = inliers[inliers <= level].astype(np.float64, copy=False)
         n_outliers = matrix.size - len(inliers)
-        energy, n_free = float(inliers @ inliers), matrix.size - share * n_outliers
-        if energy == 0.0 or n_free <= 0.0:
+        energy = float(inliers @ inliers)
+        if energy == 0.0:
             level = float(np.min(np.abs(matrix[matrix != 0.0]))) / 2.0
             inliers, n_outliers = inliers[:0], int(np.count_nonzero(matrix))
             break
-        level = math.sqrt(share * energy / n_free)
+        level = math.sqrt(share * energy / (matrix.size - share * n_outliers))
         if not np.any(inliers > level):
             break
     squares = inliers**2

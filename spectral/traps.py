@@ -231,12 +231,9 @@ def leading_of(permuted: PermutedSlice) -> LeadingEigenvalues:
     if statistics.largest**2 > FLOAT32_REACH * centre:
         values = values.astype(np.float64)
 
-    # Two elements of nearly the same size have eigenvalues that differ by the noise around them alone.
-    rounding = 8.0 * float(np.finfo(values.dtype).eps)
-
     def is_settled(found: LeadingEigenvalues) -> bool:
         for value, error in zip(found.values, found.errors, strict=True):
-            if error > max(ACCURACY * width, rounding * value):
+            if error > max(ACCURACY * width, 1e-6 * value):
                 return False
             if value < centre + INSIDE_BULK * width:
                 return True

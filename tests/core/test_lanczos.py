@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from spectral import lanczos
 from spectral.lanczos import BLOCK_VALUES, LeadingEigenvalues, leading_eigenvalues
 from tests.core.builders import with_singular_values
 
@@ -72,6 +73,13 @@ def test_values_come_from_below_and_each_error_reaches_an_eigenvalue(
     small = found.errors < 1e-4 * (evals[0] - evals[3]) / 3
     for value, error in zip(found.values[small], found.errors[small], strict=True):
         assert np.min(np.abs(evals - value)) <= 2.0 * error + rounding
+
+
+def test_errors_by_the_residual_or_its_square_over_the_nearer_gap() -> None:
+    values, residuals = np.array([10.0, 9.0, 5.0, 4.9]), np.array([0.1, 0.2, 0.5, 0.3])
+    assert lanczos._errors(values, residuals) == pytest.approx([0.01, 0.04, 0.5, 0.3])
+    assert lanczos._errors(values[:3], residuals[:3]) == pytest.approx([0.01, 0.04, 0.0625])
+    assert lanczos._errors(values[:1], residuals[:1]) == pytest.approx([0.1])
 
 
 @pytest.mark.parametrize("seed", range(25))
