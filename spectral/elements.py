@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spectral.noise_edge import MAX_KURTOSIS_SHARE, edge_factors
-from spectral.tracy_widom import largest_share_scale
+from spectral.tracy_widom import largest_share_scale, largest_share_sf
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -81,9 +81,13 @@ class ElementStatistics:
         return max(centre * edge_factor, self.norm_bound), width * width_factor
 
     def statistic(self, eigenvalue: float, n_removed: int = 0) -> float:
-        """Return t of a largest eigenvalue: under the null it follows the Tracy-Widom law."""
+        """Return t of a largest eigenvalue: under the null its mean and variance are those of the Tracy-Widom law."""
         centre, width = self.edge_and_width(n_removed)
         return (eigenvalue / self.variance - centre) / width
+
+    def p_value(self, statistic: float, n_removed: int = 0) -> float:
+        """Return the probability of so large a t in noise."""
+        return largest_share_sf(statistic, self.n_rows - n_removed, self.n_columns - n_removed)
 
 
 def in_own_units(block: NDArray[Any]) -> tuple[NDArray[np.float32], float]:

@@ -32,7 +32,7 @@ import numpy as np
 from spectral.elements import clipped, element_statistics, in_own_units
 from spectral.lanczos import leading_eigenvalues
 from spectral.spectrum import NOISE_FLOOR
-from spectral.tracy_widom import tracy_widom_quantile, tracy_widom_sf
+from spectral.tracy_widom import tracy_widom_quantile
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,7 +44,7 @@ MIN_EIGENVALUES = 32
 """Smallest dimension M from which on the tests keep their level; do not test smaller matrices. In 1000 draws of square
 noise matrices with M = 4, 8, 16 and 24 the noise test at 5% alarmed in 56, 24, 6 and 6% (Gaussian) and in 58, 25, 9
 and 7% (uniform), the trap test in 37, 12, 5 and 9% (t5). Below 18 x 18 there are too few elements, too, for the
-distribution of the largest one to be extrapolated from the others. At M = 32 all rates lie in 3 to 7%."""
+distribution of the largest one to be extrapolated from the others. At M = 32 all are at most 7%."""
 
 SPIKE_LEVEL = 0.01
 """Level of the test by which one eigenvalue after the other is taken for a spike when the noise level is estimated."""
@@ -205,7 +205,7 @@ def compare_with_noise(
     sigma = largest_unit * math.sqrt(float(np.mean(variances)))
     return NoiseTest(
         statistic=statistic,
-        p_value=any_of(tracy_widom_sf(statistic), len(tests)),
+        p_value=any_of(statistics[0].p_value(statistic), len(tests)),
         noise_sigma=sigma,
         n_spikes=sum(count for _, count in levels),
         detectability_limit=sigma * (slices.shape[1] * slices.shape[2]) ** 0.25,

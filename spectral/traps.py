@@ -25,7 +25,6 @@ from spectral.elements import ElementStatistics, clipped, element_statistics, in
 from spectral.lanczos import leading_eigenvalues
 from spectral.noise import ACCURACY, MAX_STEPS, any_of, largest_eigenvalue
 from spectral.permutation import generator_for, scrambled
-from spectral.tracy_widom import tracy_widom_sf
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -257,7 +256,7 @@ def trap_test(permuted: PermutedSlice, leading: LeadingEigenvalues) -> TrapTest:
     p_value = bulk_p_value
     if statistics.n_clipped:
         rest = largest_eigenvalue(clipped(permuted.values, statistics), statistics, permuted.generator)
-        bulk_p_value = tracy_widom_sf(statistics.statistic(rest))
+        bulk_p_value = statistics.p_value(statistics.statistic(rest))
         element_p_values = _element_p_values(permuted)
         element_p_value = max(p_values[0], element_p_values[0])
         p_value = any_of(min(bulk_p_value, element_p_value), 2)
@@ -280,7 +279,7 @@ def _eigenvalue_p_values(statistics: ElementStatistics, values: NDArray[np.float
     rounding = ROUNDING * float(values[0])
     for index, value in enumerate(values):
         t = statistics.statistic(float(value), index) if value > rounding else -math.inf
-        p_values.append(tracy_widom_sf(t))
+        p_values.append(statistics.p_value(t, index))
         if t < INSIDE_BULK:
             break
     return tuple(p_values)
