@@ -58,7 +58,7 @@ format: .venv-test/done
 	.venv-test/bin/python -m ruff format .
 
 bench: .venv-test/done
-	.venv-test/bin/python benchmarks/against_weightwatcher.py
+	.venv-test/bin/python benchmarks/speed.py
 
 clean:
 	rm -rf .venv-demo .venv-test .venv-oldest .demo build dist

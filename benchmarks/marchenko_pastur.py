@@ -17,8 +17,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from against_weightwatcher import load_dense
 from numpy.typing import NDArray
+from speed import load_dense
 
 from spectral.fits import FitFailure
 from spectral.marchenko_pastur import MarchenkoPasturFit, fit_marchenko_pastur

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from spectral.analysis import Analysis, Description, analyze, describe
     from spectral.deltas import delta_source
     from spectral.det_x import DetX, find_det_x
-    from spectral.distances import Distances, distances
-    from spectral.errors import ModelError, OptionError, SpectralError
+    from spectral.errors import ModelError, ModelMismatchError, OptionError, SpectralError
     from spectral.fits import FitFailure, FitFailureReason
     from spectral.forms import FormOptions
     from spectral.hill import alpha_farms, alpha_hill
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
     from spectral.loaders.opening import open_model
     from spectral.loaders.protocol import LayerType
     from spectral.marchenko_pastur import MarchenkoPasturFit, fit_marchenko_pastur
+    from spectral.model_comparison import ModelComparison, compare_models
+    from spectral.model_distances import Distances, distances
     from spectral.noise import NoiseTest, compare_with_noise
     from spectral.options import AnalysisOptions
     from spectral.power_law import PowerLawFit, PowerLawProfile, alpha_at_tail, fit_power_law, power_law_profile
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
     from spectral.tail_uncertainty import AlphaUncertainty, GoodnessOfFit, bootstrap_alpha, goodness_of_fit
     from spectral.tracy_widom import holm, tracy_widom_cdf, tracy_widom_quantile, tracy_widom_sf
     from spectral.transforms import TransformedModel, transform_model
-    from spectral.trap_table import Trap, trap_table
+    from spectral.trap_analysis import TrapAnalysis, analyze_traps, remove_traps
+    from spectral.trap_details import Trap, trap_table
     from spectral.traps import LayerTraps, find_traps
     from spectral.truncated_power_law import TruncatedPowerLawFit, fit_truncated_power_law
     from spectral.weightwatcher import WeightWatcher
@@ -51,7 +53,7 @@ _HOMES = {
     "AnalysisOptions": "options",
     "Description": "analysis",
     "DetX": "det_x",
-    "Distances": "distances",
+    "Distances": "model_distances",
     "FitFailure": "fits",
     "FitFailureReason": "fits",
     "FormOptions": "forms",
@@ -61,7 +63,9 @@ _HOMES = {
     "LayerType": "loaders.protocol",
     "LikelihoodRatio": "tail_comparison",
     "MarchenkoPasturFit": "marchenko_pastur",
+    "ModelComparison": "model_comparison",
     "ModelError": "errors",
+    "ModelMismatchError": "errors",
     "NoiseTest": "noise",
     "OptionError": "errors",
     "PowerLawFit": "power_law",
@@ -74,7 +78,8 @@ _HOMES = {
     "TailFit": "tail_fit",
     "TailOptions": "tail_fit",
     "TransformedModel": "transforms",
-    "Trap": "trap_table",
+    "Trap": "trap_details",
+    "TrapAnalysis": "trap_analysis",
     "TruncatedPowerLawFit": "truncated_power_law",
     "WeightWatcher": "weightwatcher",
     "adapter_source": "adapters",
@@ -82,13 +87,15 @@ _HOMES = {
     "alpha_farms": "hill",
     "alpha_hill": "hill",
     "analyze": "analysis",
+    "analyze_traps": "trap_analysis",
     "bootstrap_alpha": "tail_uncertainty",
+    "compare_models": "model_comparison",
     "compare_subspaces": "subspaces",
     "compare_tail": "tail_comparison",
     "compare_with_noise": "noise",
     "delta_source": "deltas",
     "describe": "analysis",
-    "distances": "distances",
+    "distances": "model_distances",
     "find_det_x": "det_x",
     "find_traps": "traps",
     "fit_marchenko_pastur": "marchenko_pastur",
@@ -100,13 +107,14 @@ _HOMES = {
     "holm": "tracy_widom",
     "open_model": "loaders.opening",
     "power_law_profile": "power_law",
+    "remove_traps": "trap_analysis",
     "sharpen_model": "sharpness",
     "smooth_model": "smoothing",
     "tracy_widom_cdf": "tracy_widom",
     "tracy_widom_quantile": "tracy_widom",
     "tracy_widom_sf": "tracy_widom",
     "transform_model": "transforms",
-    "trap_table": "trap_table",
+    "trap_table": "trap_details",
 }
 """Public name -> the module it lives in."""
 
@@ -127,7 +135,9 @@ __all__ = [
     "LayerType",
     "LikelihoodRatio",
     "MarchenkoPasturFit",
+    "ModelComparison",
     "ModelError",
+    "ModelMismatchError",
     "NoiseTest",
     "OptionError",
     "PowerLawFit",
@@ -141,6 +151,7 @@ __all__ = [
     "TailOptions",
     "TransformedModel",
     "Trap",
+    "TrapAnalysis",
     "TruncatedPowerLawFit",
     "WeightWatcher",
     "adapter_source",
@@ -148,7 +159,9 @@ __all__ = [
     "alpha_farms",
     "alpha_hill",
     "analyze",
+    "analyze_traps",
     "bootstrap_alpha",
+    "compare_models",
     "compare_subspaces",
     "compare_tail",
     "compare_with_noise",
@@ -166,6 +179,7 @@ __all__ = [
     "holm",
     "open_model",
     "power_law_profile",
+    "remove_traps",
     "sharpen_model",
     "smooth_model",
     "tracy_widom_cdf",

@@ -16,6 +16,7 @@ from spectral.adapter_config import CONFIG_FILE, parse_adapter_config, read_adap
 from spectral.errors import ModelError, ModelMismatchError, ModelNotFoundError, OptionError
 from spectral.loaders.opening import open_model
 from spectral.loaders.protocol import TensorInfo
+from spectral.loaders.spans import read_span
 from spectral.loaders.torch_module import is_torch_module
 from spectral.lora import FACTOR_PARTS, MAGNITUDE, PEFT_PREFIX, LoraUpdate, find_updates, unknown_parts
 from spectral.pairing import match_names
@@ -94,33 +95,42 @@ class AdapterSource:
     def load(self, name: str) -> NDArray[Any]:
         import numpy as np
 
-        entry = self.entries[name]
-        if entry.info.refusal is not None:
-            raise ModelError(f"{self.label}: tensor {name!r}: {entry.info.refusal}")
-        home = self.adapter if entry.is_saved else self.base
+        entry = self._entry(name)
         if entry.update is None:
-            assert home is not None
-            assert entry.base is not None
-            return home.load(entry.base)
+            return self._home(entry).load(entry.base or "")
         update = entry.update.product(self.adapter.load(entry.update.name_a), self.adapter.load(entry.update.name_b))
         if entry.base is None:
             return update
-        assert home is not None
         with np.errstate(over="ignore", invalid="ignore"):
-            update += home.load(entry.base).astype(np.float64)
+            update += self._home(entry).load(entry.base).astype(np.float64)
             return update.astype(entry.info.dtype, copy=False)
+
+    def load_span(self, name: str, begin: int, end: int) -> NDArray[Any]:
+        entry = self._entry(name)
+        if entry.update is None:
+            return read_span(self._home(entry), entry.base or "", begin, end)
+        return self.load(name).reshape(-1)[begin:end]
 
     def factors(self, name: str) -> tuple[NDArray[Any], NDArray[Any]] | None:
         """Return (left, right) with left · right = the tensor, or None where it is no product of two matrices.
 
         Its few singular values then come from r x r matrices: see :func:`spectral.lora.product_singular_values`.
         """
-        entry = self.entries[name]
+        entry = self._entry(name)
         if entry.update is None or entry.base is not None or len(entry.info.shape) != 2:
             return None
+        return entry.update.factors(self.adapter.load(entry.update.name_a), self.adapter.load(entry.update.name_b))
+
+    def _entry(self, name: str) -> AdapterTensor:
+        entry = self.entries[name]
         if entry.info.refusal is not None:
             raise ModelError(f"{self.label}: tensor {name!r}: {entry.info.refusal}")
-        return entry.update.factors(self.adapter.load(entry.update.name_a), self.adapter.load(entry.update.name_b))
+        return entry
+
+    def _home(self, entry: AdapterTensor) -> TensorSource:
+        home = self.adapter if entry.is_saved else self.base
+        assert home is not None  # whoever has a tensor from the base has the base
+        return home
 
 
 def adapter_source(
@@ -337,6 +347,7 @@ def _update_on(update: LoraUpdate, base: TensorInfo | None) -> AdapterTensor:
         shape=update.shape,
         dtype="float64" if base is not None and base.dtype == "float64" else "float32",
         role=base.role if base is not None else update.role,
+        parts=base.parts if fits and base is not None else None,
         refusal=refusal or (base.refusal if base is not None else None),
     )
     return AdapterTensor(info=info, update=update, base=base.name if fits and base is not None else None)

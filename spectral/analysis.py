@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from spectral.columns import METRICS_BY_OPTION
 from spectral.errors import OptionError
-from spectral.execution import run_all
+from spectral.execution import by_layer_name, run_all
 from spectral.layer_analysis import LayerAnalysis
 from spectral.loaders import open_model
 from spectral.metrics import LAYER_METRICS, summarise
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from spectral.adapters import AdapterMode
+    from spectral.execution import Progress
     from spectral.loaders.protocol import TensorSource
     from spectral.selection import LeftOut
     from spectral.weights import ModelPlan
@@ -124,7 +125,7 @@ class Analysis:
             {
                 **_identity_row(layer.spec),
                 **layer.metrics,
-                **{name: values[position] for name, values in run_wide.items()},
+                **{name: values[position] for name, values in run_wide.items() if values[position] is not None},
                 "status": layer.status,
                 "warning": layer.warning,
                 "reason": _reasons(layer),
@@ -212,6 +213,7 @@ def analyze(
     peft: AdapterMode | None = None,
     executor: Executor | None = None,
     n_workers: int | None = None,
+    progress: Progress | None = None,
     **changes: Any,
 ) -> Analysis:
     """Compute and fit the spectrum of every weight matrix of a model.
@@ -231,6 +233,8 @@ def analyze(
         Where to run; default threads of this process. The result is the same on any.
     n_workers : int, optional
         Number of threads where no executor is given; default one per core.
+    progress : callable, optional
+        Called with (n_done, n_total, layer name) after each matrix, in the thread of the caller.
     **changes
         Single options by name, such as ``min_evals=50`` or ``randomize=True``: see :class:`AnalysisOptions`.
 
@@ -262,6 +266,7 @@ def analyze(
         costs=[_flops(spec) for spec in description.matrices],
         executor=executor,
         n_workers=n_workers,
+        progress=by_layer_name(progress),
     )
     return Analysis(description=description, layers=tuple(layers))
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from spectral.errors import ModelError
 from spectral.loaders.opening import open_model
+from spectral.loaders.spans import read_span
 from spectral.pairing import pair_models
 
 if TYPE_CHECKING:
@@ -49,18 +50,32 @@ class DeltaSource:
         return tuple(self.infos.values())
 
     def load(self, name: str) -> NDArray[Any]:
+        self._require_values(name)
+        return self._subtract(name, self.model.load(name), self.base.load(self.partners[name]))
+
+    def load_span(self, name: str, begin: int, end: int) -> NDArray[Any]:
+        self._require_values(name)
+        pieces = (
+            read_span(source, tensor, begin, end)
+            for source, tensor in ((self.model, name), (self.base, self.partners[name]))
+        )
+        return self._subtract(name, *pieces)
+
+    def _require_values(self, name: str) -> None:
+        refusal = self.infos[name].refusal
+        if refusal is not None:
+            raise ModelError(f"{self.label}: tensor {name!r}: {refusal}")
+
+    def _subtract(self, name: str, values: NDArray[Any], base: NDArray[Any]) -> NDArray[Any]:
         import numpy as np
 
-        info = self.infos[name]
-        if info.refusal is not None:
-            raise ModelError(f"{self.label}: tensor {name!r}: {info.refusal}")
-        dtype = np.dtype(info.dtype)
-        # The difference is made in place of the copy, so that three matrices at most are in memory.
-        values = np.array(self.model.load(name), dtype=dtype, order="C")
+        dtype = np.dtype(self.infos[name].dtype)
+        # The difference is made in place of the copy, so that no fourth matrix is in memory.
+        difference = np.array(values, dtype=dtype, order="C")
         # An overflow, or inf - inf, is not finite either: it is a finding of the layer, not a warning here.
         with np.errstate(over="ignore", invalid="ignore"):
-            values -= self.base.load(self.partners[name]).astype(dtype, copy=False)
-        return values
+            difference -= base.astype(dtype, copy=False)
+        return difference
 
 
 def delta_source(model: object, base_model: object) -> DeltaSource:
@@ -113,6 +128,7 @@ def _difference(pairing: ModelPairing, name: str) -> TensorInfo:
         info,
         dtype="float64" if "float64" in (info.dtype, other.dtype) else "float32",
         role=info.role or other.role,
+        parts=info.parts or other.parts,
         # The rank of a difference is at most the sum of both ranks.
         max_rank=None if None in ranks else sum(rank for rank in ranks if rank is not None),
     )

@@ -14,8 +14,8 @@ from spectral.loaders.protocol import LayerType
 
 if TYPE_CHECKING:
     from spectral.analysis import Description
-    from spectral.distances import Distances, LayerDistance
     from spectral.dropin_layers import LayerTable
+    from spectral.model_distances import Distances, LayerDistance
     from spectral.weights import MatrixSpec
 
 _LOGGER = logging.getLogger("spectral.weightwatcher")

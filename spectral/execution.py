@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from concurrent.futures import Executor, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed, wait
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     Task = TypeVar("Task")
     Result = TypeVar("Result")
+
+    Progress = Callable[[int, int, str], None]
+    """Called with (n_done, n_total, layer name)."""
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +95,7 @@ def run_all(
     costs: Sequence[float],
     executor: Executor | None = None,
     n_workers: int | None = None,
+    progress: Callable[[int, int, Task], None] | None = None,
 ) -> list[Result]:
     """Run every task, the costliest first, and return the results in the order of the tasks.
 
@@ -107,13 +111,16 @@ def run_all(
         Any ``concurrent.futures`` executor; it is not shut down. Default: threads of this process.
     n_workers : int, optional
         Number of threads where no executor is given; default one per core.
+    progress : callable, optional
+        Called with (n_done, n_total, task) after each task that succeeds, in the thread of the caller.
 
     Raises
     ------
     OptionError
         ``n_workers`` is below 1.
     Exception
-        The first error of a task, in task order; tasks that have not begun are cancelled.
+        The first error of a task, in task order; tasks that have not begun are cancelled. What ``progress`` raises
+        ends the run, too.
     """
     if n_workers is not None and n_workers < 1:
         raise OptionError(f"n_workers must be at least 1, got {n_workers!r}")
@@ -126,6 +133,8 @@ def run_all(
         try:
             for index in order:
                 futures[index] = own.submit(function, tasks[index])
+            if progress is not None:
+                _tell({future: tasks[index] for index, future in futures.items()}, progress)
             return [futures[index].result() for index in range(len(tasks))]
         finally:
             for future in futures.values():
@@ -134,3 +143,18 @@ def run_all(
             wait([future for future in futures.values() if not future.cancelled()])
             if executor is None:
                 own.shutdown(wait=True, cancel_futures=True)
+
+
+def by_layer_name(progress: Progress | None) -> Callable[[int, int, Any], None] | None:
+    """Return a ``progress`` for :func:`run_all` over tasks with a ``spec``, that tells the layer's name."""
+    if progress is None:
+        return None
+    return lambda n_done, n_total, task: progress(n_done, n_total, task.spec.name)
+
+
+def _tell(futures: Mapping[Future[Result], Task], progress: Callable[[int, int, Task], None]) -> None:
+    """Call ``progress`` after each task; the first that failed ends this, for the caller to raise its error."""
+    for n_done, future in enumerate(as_completed(futures), start=1):
+        if future.exception() is not None:
+            return
+        progress(n_done, len(futures), futures[future])

@@ -34,7 +34,9 @@ class LeadingEigenvalues:
     values : ndarray of float64, shape (k,)
         Approximations from below to the largest eigenvalues, descending.
     errors : ndarray of float64, shape (k,)
-        Bounds of their errors (to first order in the residual where it is small against the gap).
+        Estimates of their errors: no eigenvalue of X is further from the value than the norm of the residual; where
+        its square over the gap to the next value found is smaller, that. The latter is a bound once the next
+        eigenvalue has been found, too; before, a pair closer together than the accuracy asked for may pass as one.
     vectors : ndarray, shape (M, k)
         Eigenvectors, on the smaller side of W.
     """
@@ -81,7 +83,8 @@ class _Krylov:
         from scipy.linalg import eigh_tridiagonal
 
         ascending, columns = eigh_tridiagonal(self._diagonal[: self.size], self._off_diagonal[: self.size - 1])
-        values, weights = np.asarray(ascending[::-1], dtype=np.float64), columns[:, ::-1]
+        # X has no negative eigenvalue: where one comes out, it is rounding.
+        values, weights = np.maximum(ascending[::-1].astype(np.float64), 0.0), columns[:, ::-1]
         kept = min(n_values, self.size)
         residuals = np.abs(self._off_diagonal[self.size - 1] * weights[-1])
         if self.is_complete:
@@ -115,7 +118,22 @@ def leading_eigenvalues(
     -------
     LeadingEigenvalues
         Also where ``max_steps`` came before ``enough``: the errors tell.
+
+    Raises
+    ------
+    ValueError
+        The start vector is zero or not finite, or the matrix is empty.
+
+    Notes
+    -----
+    An eigenvalue that occurs more than once, to the last digits of the precision, is found once: the space never
+    leaves the start vector's share of its eigenvectors. Rounding apart, this needs exact symmetry of the values.
     """
+    length = float(np.linalg.norm(start))
+    if matrix.size == 0 or not 0.0 < length < np.inf:
+        raise ValueError(
+            f"expected a matrix with values and a finite start vector, got {matrix.shape}, length {length}"
+        )
     tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
     capacity = min(max_steps, tall.shape[1])
     krylov = _Krylov(tall, start.astype(tall.dtype), capacity)
@@ -130,14 +148,14 @@ def leading_eigenvalues(
 
 
 def _errors(values: NDArray[np.float64], residuals: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Bound |θ - λ| by the residual, or by its square over the gap where that is smaller (Parlett, theorem 11.7.1)."""
+    """Estimate |θ - λ| by the residual, or its square over the gap if that is smaller (Parlett, theorem 11.7.1)."""
     gaps = np.full_like(values, np.inf)
     if len(values) > 1:
         steps = values[:-1] - values[1:]
         gaps[:-1] = steps
         gaps[1:] = np.minimum(gaps[1:], steps)
     with np.errstate(divide="ignore", invalid="ignore"):
-        squared = np.where(gaps > residuals, residuals**2 / gaps, np.inf)
+        squared = np.where((gaps > residuals) & np.isfinite(gaps), residuals**2 / gaps, np.inf)
     return np.asarray(np.minimum(residuals, squared), dtype=np.float64)
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from spectral.adapter_config import AdapterConfig
+    from spectral.spectrum import Spectrum
+    from spectral.weights import MatrixSpec
 
 FACTOR_PARTS = {"lora_A": "A", "lora_B": "B", "lora_embedding_A": "A", "lora_embedding_B": "B"}
 """Name part of a factor -> which factor it is."""
@@ -84,9 +86,10 @@ class LoraUpdate:
         # 2-D views: a trailing (.., 1, 1) of B vanishes, the kernel of A joins its columns.
         flat_a = np.asarray(a, dtype=np.float64).reshape(self.rank, -1)
         flat_b = np.asarray(b, dtype=np.float64).reshape(-1, self.rank)
-        if self.is_transposed:
-            return flat_a.T * self.scaling, flat_b.T
-        return flat_b * self.scaling, flat_a
+        left, right = (flat_a.T, flat_b.T) if self.is_transposed else (flat_b, flat_a)
+        # An update beyond the range of float64 is a finding of its layer, not a warning here.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return left * self.scaling, right
 
     def product(self, a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
         """Return scale · B·A in float64, in the shape of the adapted weight."""
@@ -260,6 +263,52 @@ def product_singular_values(left: NDArray[Any], right: NDArray[Any]) -> NDArray[
         for tall in (left, right.T)
     ]
     return np.sort(np.linalg.svd(triangles[0] @ triangles[1].T, compute_uv=False))
+
+
+SAFE_RANGE = (1e-150, 1e150)
+"""Where the norm of a product lies between these, its squares stay in the range of float64."""
+
+
+def product_spectrum(spec: MatrixSpec, left: NDArray[Any], right: NDArray[Any]) -> Spectrum | None:
+    """Return the spectrum of left · right at its largest possible rank, from the two factors alone.
+
+    Parameters
+    ----------
+    spec : MatrixSpec
+        Of the product: one slice, ``max_rank`` at least the number of columns of ``left``.
+    left : ndarray, shape (rows, r)
+    right : ndarray, shape (r, columns)
+
+    Returns
+    -------
+    Spectrum or None
+        None where the product is not finite or zero: what is wrong with it can only be said from its values.
+    """
+    import numpy as np
+
+    from spectral.spectrum import Spectrum
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        bound = float(np.linalg.norm(left)) * float(np.linalg.norm(right)) * spec.scale
+    if not SAFE_RANGE[0] < bound < SAFE_RANGE[1]:
+        return None
+    singular = product_singular_values(left, right) * spec.scale
+    if not float(singular[-1]) ** 2 > np.finfo(np.float64).tiny:
+        return None
+    dead_rows = ~np.any(left, axis=1)
+    dead_columns = ~np.any(right, axis=0)
+    return Spectrum(
+        evals=singular * singular,
+        N=spec.N,
+        M=spec.M,
+        rf=1,
+        sv_max=float(singular[-1]),
+        sv_min=float(singular[0]),
+        rank_loss=int(np.count_nonzero(singular <= singular[-1] * (spec.N * np.finfo(np.float64).eps))),
+        n_dead_rows=int(np.count_nonzero(dead_rows)),
+        n_dead_columns=int(np.count_nonzero(dead_columns)),
+        method="svd",
+    )
 
 
 def unknown_parts(names: Iterable[str], updates: Iterable[LoraUpdate]) -> Mapping[str, str]:

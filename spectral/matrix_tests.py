@@ -43,18 +43,19 @@ def compare_matrix_with_noise(matrix: WeightMatrix, spectrum: Spectrum, *, seed:
     refusal = _why_not(matrix)
     if refusal is not None:
         return refusal
-    kept = _nonzero_slices(matrix)
-    slices = np.stack([_as_float(matrix.slices[index]) for index in kept])
-    evals = spectrum.per_slice[kept] / matrix.spec.scale**2
-    return compare_with_noise(slices, evals, generator_for(seed, matrix.spec.name, PURPOSE))
+    evals = spectrum.per_slice / matrix.spec.scale**2
+    nonzero = evals[:, -1] > 0.0
+    slices = _as_float(_only(matrix.slices, nonzero))
+    return compare_with_noise(slices, _only(evals, nonzero), generator_for(seed, matrix.spec.name, PURPOSE))
 
 
-def find_matrix_traps(matrix: WeightMatrix, *, seed: int) -> LayerTraps | FitFailure:
+def find_matrix_traps(matrix: WeightMatrix, spectrum: Spectrum, *, seed: int) -> LayerTraps | FitFailure:
     """Test a matrix for correlation traps; failures as for :func:`compare_matrix_with_noise`."""
     refusal = _why_not(matrix)
     if refusal is not None:
         return refusal
-    return find_traps(matrix.slices[_nonzero_slices(matrix)], name=matrix.spec.name, seed=seed)
+    nonzero = spectrum.per_slice[:, -1] > 0.0
+    return find_traps(_only(matrix.slices, nonzero), name=matrix.spec.name, seed=seed)
 
 
 def noise_metrics(test: NoiseTest, spec: MatrixSpec) -> dict[str, float | int]:
@@ -88,8 +89,9 @@ def _why_not(matrix: WeightMatrix) -> FitFailure | None:
     return None
 
 
-def _nonzero_slices(matrix: WeightMatrix) -> NDArray[np.intp]:
-    return np.asarray([index for index, block in enumerate(matrix.slices) if np.any(block)], dtype=np.intp)
+def _only(slices: NDArray[Any], wanted: NDArray[np.bool_]) -> NDArray[Any]:
+    """Return the slices that are wanted, without a copy where that is all of them."""
+    return slices if bool(wanted.all()) else slices[wanted]
 
 
 def _as_float(block: NDArray[Any]) -> NDArray[Any]:

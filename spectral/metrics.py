@@ -121,7 +121,7 @@ def spectrum_metrics(spectrum: Spectrum, *, tolerance: float = WEAK_RANK_TOLERAN
     hill = alpha_hill(evals)
     if not isinstance(hill, FitFailure):
         metrics["alpha_hill"] = hill
-    return metrics
+    return {name: metrics[name] for name in SPECTRUM_METRICS if name in metrics}
 
 
 def _effective_rank(singular: NDArray[np.float64]) -> float:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spectral.analysis import Description, describe
-from spectral.distances import pair_matrices
 from spectral.errors import OptionError
-from spectral.execution import run_all
+from spectral.execution import by_layer_name, run_all
+from spectral.model_distances import pair_matrices
 from spectral.pairing import pair_models
 from spectral.spectrum import SpectrumFailure
 from spectral.subspaces import INTRUDER_COSINE, N_LEADING, SubspaceComparison, compare_subspaces
-from spectral.weights import MatrixSpec, WeightMatrix, as_weight_matrix
+from spectral.weights import MatrixSpec, WeightMatrix, load_matrix
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from spectral.execution import Progress
     from spectral.loaders.protocol import TensorSource
 
 _COLUMNS = (
@@ -105,6 +106,7 @@ def compare_models(
     k: int = N_LEADING,
     executor: Executor | None = None,
     n_workers: int | None = None,
+    progress: Progress | None = None,
 ) -> ModelComparison:
     """Compare the leading singular directions of every layer with those of a base model.
 
@@ -114,7 +116,7 @@ def compare_models(
         Two models of one architecture. A convolution is compared as the matrix (out, in·rf) of all its slices.
     k : int
         Number of leading vectors, at least 1.
-    executor, n_workers
+    executor, n_workers, progress
         As for :func:`spectral.analyze`.
 
     Returns
@@ -138,16 +140,23 @@ def compare_models(
         for spec, partner in pairs
     ]
     # A convolution of m rows costs what a dense matrix of m rows does.
-    costs = [float(spec.N * spec.rf * spec.M**2) for spec, _ in pairs]
-    found = run_all(_compare_layer, tasks, costs=costs, executor=executor, n_workers=n_workers)
+    costs = [float(spec.N * spec.n_slices * spec.M**2) for spec, _ in pairs]
+    found = run_all(
+        _compare_layer,
+        tasks,
+        costs=costs,
+        executor=executor,
+        n_workers=n_workers,
+        progress=by_layer_name(progress),
+    )
     missing = [LayerComparison(name=name, spec=spec, reason=reason) for name, spec, reason in alone]
     ordered = sorted([*found, *missing], key=lambda row: math.inf if row.spec is None else row.spec.index)
     return ModelComparison(layers=tuple(ordered))
 
 
 def _compare_layer(task: _ComparisonTask) -> LayerComparison:
-    tuned = unfold(as_weight_matrix(task.spec, task.model.load(task.spec.tensor)))
-    base = unfold(as_weight_matrix(task.partner, task.base.load(task.partner.tensor)))
+    tuned = unfold(load_matrix(task.model, task.spec))
+    base = unfold(load_matrix(task.base, task.partner))
     found = compare_subspaces(tuned, base, task.k)
     if isinstance(found, SpectrumFailure):
         return LayerComparison(name=task.spec.name, spec=task.spec, reason=found.detail)

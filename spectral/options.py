@@ -12,6 +12,7 @@ from spectral.forms import FormOptions
 from spectral.power_law import MIN_EVALS
 from spectral.selection import Selection
 from spectral.tail_fit import TailOptions
+from spectral.tail_uncertainty import MIN_N_REPLICAS
 
 WEAK_RANK_TOLERANCE = 1e-6
 """Eigenvalues below this count as weak rank loss."""
@@ -180,7 +181,7 @@ def _patterns(exclude: Any) -> tuple[str, ...]:
         raise OptionError(f"exclude must be a sequence of patterns, got the string {exclude!r}")
     patterns = tuple(exclude)
     if not all(isinstance(pattern, str) for pattern in patterns):
-        raise OptionError(f"exclude must hold patterns as text, got {exclude!r}")
+        raise OptionError(f"exclude must hold patterns as text, got {patterns!r}")
     return patterns
 
 
@@ -196,6 +197,9 @@ def _check_numbers(options: AnalysisOptions) -> None:
         value = getattr(options, name)
         if type(value) is not int or value < 0:
             raise OptionError(f"{name} must be an integer of at least 0, got {value!r}")
+    for name in ("bootstrap", "goodness_of_fit"):
+        if 0 < getattr(options, name) < MIN_N_REPLICAS:
+            raise OptionError(f"{name} must be 0 or at least {MIN_N_REPLICAS}, got {getattr(options, name)!r}")
     if not _is_number(options.tolerance) or not options.tolerance >= 0.0:
         raise OptionError(f"tolerance must be a number of at least 0, got {options.tolerance!r}")
     if not _is_number(options.false_alarm_rate) or not 0.0 < options.false_alarm_rate < 1.0:

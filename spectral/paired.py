@@ -78,3 +78,24 @@ def spectral_displacement(
             f"sketches of {n_values} values have {len(counts)} entries, got {len(sketch)} and {len(reference)}"
         )
     return float(np.sqrt(np.sum(counts * (sketch - reference) ** 2) / reference_norm))
+
+
+def relative_displacement(evals: NDArray[np.float64], reference: NDArray[np.float64]) -> float:
+    """Return √Σ(σ_i - σ'_i)² / √Σσ'_i² of two whole spectra; at most ‖W - W'‖_F / ‖W'‖_F, as above.
+
+    Parameters
+    ----------
+    evals, reference : ndarray of float64, shape (n,)
+        Eigenvalues λ = σ², ascending, of the new and of the reference spectrum; the reference is not all zero.
+
+    Raises
+    ------
+    ValueError
+        The spectra differ in length, or the reference is all zero.
+    """
+    if evals.shape != reference.shape or evals.size == 0:
+        raise ValueError(f"expected two spectra of one length, got {evals.shape} and {reference.shape}")
+    norm = float(np.sum(reference))
+    if not norm > 0.0:
+        raise ValueError("all eigenvalues of the reference are zero")
+    return float(np.linalg.norm(np.sqrt(evals) - np.sqrt(reference)) / np.sqrt(norm))

@@ -44,6 +44,8 @@ class ModelPairing:
     def mismatch(self, name: str) -> str | None:
         """Return why a tensor of the first model cannot be compared with its partner, or None where it can."""
         info = self.infos_first[name]
+        if info.counted_in is not None:
+            return info.refusal
         if name not in self.partners:
             return "no tensor of this name in the other model"
         other = self.infos_second[self.partners[name]]
@@ -125,8 +127,11 @@ def _by_prefix(longer: Collection[str], shorter: set[str]) -> dict[str, dict[str
 
 
 def _require_one_architecture(pairing: ModelPairing, label_first: str, label_second: str) -> None:
-    firsts = [name for name, info in pairing.infos_first.items() if len(info.shape) >= 2]
-    seconds = [name for name, info in pairing.infos_second.items() if len(info.shape) >= 2]
+    firsts, seconds = (
+        # A file may leave out what is tied, and hold the product for its factors.
+        [name for name, info in infos.items() if len(info.shape) >= 2 and info.counted_in is None]
+        for infos in (pairing.infos_first, pairing.infos_second)
+    )
     reshaped = [
         name
         for name in firsts
@@ -137,7 +142,7 @@ def _require_one_architecture(pairing: ModelPairing, label_first: str, label_sec
     n_shared = len(firsts) - len(lonely_first) - len(reshaped)
     if n_shared >= max(1.0, MIN_SHARED * max(len(firsts), len(seconds))):
         return
-    lonely_second = [name for name in pairing.only_second if len(pairing.infos_second[name].shape) >= 2]
+    lonely_second = [name for name in seconds if name in pairing.only_second]
     shapes = [
         f"{name} is {pairing.infos_first[name].shape} and {pairing.infos_second[pairing.partners[name]].shape}"
         for name in reshaped

@@ -10,8 +10,10 @@ import numpy as np
 
 from spectral.execution import single_threaded_blas
 from spectral.fits import FitFailure, FitFailureReason
-from spectral.forms import compute_formed_spectrum, form_matrix
+from spectral.forms import compute_formed_spectrum, form_matrix, form_spectrum
 from spectral.layer_analysis import LayerAnalysis
+from spectral.loaders.protocol import FactoredSource
+from spectral.lora import product_spectrum
 from spectral.metrics import power_law_metrics, spectrum_metrics
 from spectral.spectrum import SpectrumFailure
 from spectral.tail_fit import fit_tail
@@ -46,12 +48,24 @@ def analyze_matrix(task: MatrixTask) -> LayerAnalysis:
     """
     with single_threaded_blas():
         stored = load_matrix(task.source, task.spec)
-        return _analyze(stored, task.options)
+        return _analyze(stored, _spectrum_of_factors(task), task.options)
 
 
-def _analyze(stored: WeightMatrix, options: AnalysisOptions) -> LayerAnalysis:
-    matrix = form_matrix(stored, options.forms)
-    spectrum = compute_formed_spectrum(matrix, options.forms)
+def _spectrum_of_factors(task: MatrixTask) -> Spectrum | None:
+    """Return the spectrum of a product of thin matrices from these, a thousand times faster than from the product."""
+    if task.spec.max_rank is None or not isinstance(task.source, FactoredSource):
+        return None
+    factors = task.source.factors(task.spec.tensor)
+    return None if factors is None else product_spectrum(task.spec, *factors)
+
+
+def _analyze(stored: WeightMatrix, of_factors: Spectrum | None, options: AnalysisOptions) -> LayerAnalysis:
+    forms = options.forms
+    matrix = form_matrix(stored, forms)
+    if of_factors is None or forms.fft:
+        spectrum = compute_formed_spectrum(matrix, forms)
+    else:
+        spectrum = form_spectrum(of_factors, stored.spec, forms)
     found = _Found()
     tail: TailFit | FitFailure
     if isinstance(spectrum, SpectrumFailure):
@@ -172,7 +186,7 @@ def _test_noise(layer: _Layer, found: _Found) -> None:
 def _test_traps(layer: _Layer, found: _Found) -> None:
     from spectral.matrix_tests import find_matrix_traps, trap_metrics
 
-    test = find_matrix_traps(layer.matrix, seed=layer.options.seed)
+    test = find_matrix_traps(layer.matrix, layer.spectrum, seed=layer.options.seed)
     if isinstance(test, FitFailure):
         found.take("traps", test)
         return

@@ -59,7 +59,7 @@ def _twin(matrix: WeightMatrix, seed: int, replica: int) -> WeightMatrix:
     first = matrix.spec.slice_id or 0
     slices = np.stack(
         [
-            scrambled(block, generator_for(seed, matrix.spec.name, PURPOSE, replica, first + index)).T
+            scrambled(block, generator_for(seed, matrix.spec.name, PURPOSE, replica, first + index))
             for index, block in enumerate(matrix.slices)
         ]
     )

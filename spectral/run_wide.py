@@ -32,6 +32,11 @@ class RunWidePValues:
         """Tell whether the layer is one of those that the whole run can answer for."""
         return position in self.adjusted and self.adjusted[position] <= self.rate
 
+    def level_of(self, position: int, p_value: float) -> float:
+        """Return the level that the run leaves an alarming layer: Bonferroni's share, or as much as it needed."""
+        assert self.is_alarm(position), "only layers that alarm have a level"
+        return max(p_value, self.rate / len(self.adjusted))
+
 
 def adjust_p_values(p_values: Sequence[float | None], rate: float) -> RunWidePValues:
     """Adjust the p-values of a run.
@@ -55,8 +60,7 @@ def count_traps(traps: Sequence[LayerTraps | None], run: RunWidePValues) -> list
         if layer is None:
             counts.append(None)
         elif run.is_alarm(position):
-            # The layer's own share of the rate: what Bonferroni leaves it, or as much as it needed.
-            counts.append(layer.n_traps(max(layer.p_value, run.rate / len(run.adjusted))))
+            counts.append(layer.n_traps(run.level_of(position, layer.p_value)))
         else:
             counts.append(0)
     return counts

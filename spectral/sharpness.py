@@ -76,7 +76,7 @@ class SeededPermutation:
         return generator.permutation(size)
 
 
-def remove_traps(
+def clip_permuted(
     matrix: NDArray[Any],
     *,
     permutation: NDArray[np.intp],

@@ -10,13 +10,14 @@ or nearly is rank-deficient) the spectrum is taken again from singular values, s
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from spectral.lapack import symmetric_eigenvalues
+from spectral.lapack import add_gram, symmetric_eigenvalues
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,6 +41,11 @@ no other number depends on such small eigenvalues."""
 
 NOISE_FLOOR = 16
 """Eigenvalues below NOISE_FLOOR·M·eps·λmax are noise, and a rank could not be counted from them."""
+
+N_LANES = 2
+LANES_FROM = 1e10
+"""From this product N·M² on, the Gram matrix of one slice is added up on so many threads: with a few large matrices
+there is nothing else to do for the second core."""
 
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -172,7 +178,7 @@ def _slice_singular_values(
     grams: NDArray[np.float64], slices: NDArray[Any], *, resolve_small: bool
 ) -> tuple[NDArray[np.float64], Literal["gram", "svd"]]:
     """Return the singular values of each slice, ascending, from the Gram matrices where these resolve them."""
-    evals = np.stack([symmetric_eigenvalues(gram) for gram in grams])
+    evals = np.stack([symmetric_eigenvalues(gram, overwrite=True) for gram in grams])
     n_evals = evals.shape[1]
     floor = GRAM_FLOOR if resolve_small or n_evals <= MAX_EXACT_M else NOISE_FLOOR * n_evals * _EPS
     if bool(np.all(evals[:, 0] > floor * evals[:, -1])):
@@ -183,29 +189,62 @@ def _slice_singular_values(
 def _grams(
     slices: NDArray[Any],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return the Gram matrix of each slice on its smaller side, and Σ W² by stored row and column."""
+    """Return the Gram matrix of each slice on its smaller side (upper triangle), and Σ W² by stored row and column."""
     n_slices, rows, columns = slices.shape
     small = min(rows, columns)
     grams = np.zeros((n_slices, small, small))
     energies = np.zeros(max(rows, columns))
     for index in range(n_slices):
-        start = 0
-        for block in _tall_blocks(slices[index]):
-            grams[index] += block.T @ block
-            energies[start : start + len(block)] += np.einsum("ij,ij->i", block, block)
-            start += len(block)
+        _add_slice(grams[index], energies, slices[index])
     small_energies = np.einsum("kii->i", grams)
     if rows >= columns:
         return grams, energies, small_energies
     return grams, small_energies, energies
 
 
+def _add_slice(gram: NDArray[np.float64], energies: NDArray[np.float64], matrix: NDArray[Any]) -> None:
+    """Add one slice to its Gram matrix, and the energy of its long side's rows to the others."""
+    blocks = _row_blocks(matrix)
+    if max(matrix.shape) * min(matrix.shape) ** 2 < LANES_FROM:
+        _add_blocks(gram, energies, matrix, blocks)
+        return
+    # Two halves on two threads whatever the machine has, so that the sums are the same everywhere.
+    others = [np.zeros_like(gram) for _ in range(1, N_LANES)]
+    with ThreadPoolExecutor(N_LANES, thread_name_prefix="spectral-gram") as lanes:
+        futures = [
+            lanes.submit(_add_blocks, lane_gram, energies, matrix, blocks[lane::N_LANES])
+            for lane, lane_gram in enumerate([gram, *others])
+        ]
+    for future in futures:
+        future.result()
+    for other in others:
+        gram += other
+
+
+def _add_blocks(
+    gram: NDArray[np.float64], energies: NDArray[np.float64], matrix: NDArray[Any], blocks: list[slice]
+) -> None:
+    tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
+    for rows in blocks:
+        with np.errstate(over="ignore", invalid="ignore"):
+            block = tall[rows].astype(np.float64, order="C")
+            add_gram(gram, block)
+            energies[rows] += np.einsum("ij,ij->i", block, block)
+
+
+def _row_blocks(matrix: NDArray[Any]) -> list[slice]:
+    """Return blocks of whole rows of the matrix, turned so that it is tall."""
+    n_rows, n_columns = max(matrix.shape), min(matrix.shape)
+    # A large Gram matrix is better added up from few products: half a square at a time takes half of its memory.
+    step = max(1, BLOCK_VALUES // n_columns, n_columns // 2)
+    return [slice(start, min(start + step, n_rows)) for start in range(0, n_rows, step)]
+
+
 def _tall_blocks(matrix: NDArray[Any]) -> Iterator[NDArray[np.float64]]:
     """Yield the matrix, turned so that it is tall, as float64 blocks of whole rows."""
     tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
-    n_rows = max(1, BLOCK_VALUES // tall.shape[1])
-    for start in range(0, len(tall), n_rows):
-        yield tall[start : start + n_rows].astype(np.float64)
+    for rows in _row_blocks(matrix):
+        yield tall[rows].astype(np.float64, order="C")
 
 
 def _singular_values(matrix: NDArray[Any]) -> NDArray[np.float64]:

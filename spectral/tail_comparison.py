@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from spectral.fits import FitFailure
+from spectral.fits import FitFailure, FitFailureReason
 from spectral.tail_laws import exponential_log_likelihoods, fit_cut_normal, lognormal_log_likelihoods, tail_from
 from spectral.truncated_power_law import TruncatedPowerLawFit, fit_truncated_power_law, truncated_log_likelihoods
 
@@ -105,6 +105,9 @@ def _alternative_log_likelihoods(
     truncated = fit_truncated_power_law(tail, min_evals=2, xmin=xmin)
     if isinstance(truncated, TruncatedPowerLawFit):
         return truncated_log_likelihoods(tail, alpha=truncated.alpha, Lambda=truncated.Lambda, xmin=xmin)
+    if truncated.reason is FitFailureReason.REFUSED:
+        # The likelihood rises towards α < 0: of the laws with α >= 0 the one at the edge, an exponential, is the best.
+        return exponential_log_likelihoods(tail, float(1.0 / np.mean(tail - xmin)), xmin)
     return truncated
 
 

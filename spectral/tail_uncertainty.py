@@ -110,8 +110,8 @@ def bootstrap_alpha(
     -----
     Percentile interval of the plain bootstrap, one of seventeen kinds tried (percentile, basic, studentised,
     symmetric, normal; on alpha and ln(alpha-1); resampled and semi-parametric), and of those that stayed near their
-    level the simplest. At 95% it covered the exponent of 500 Pareto values in 95.7% of 700 draws, of 500 over a
-    body of 500 others in 95.5% of 200, and of 100 in 91.7% of 300; α ± 1.96 sigma, which takes xmin as known, in
+    level the simplest. At 95% it covered the exponent of 500 Pareto values in 95.6% of 1,900 draws, of 500 over a
+    body of 500 others in 96.7% of 900, and of 100 in 93.3% of 1,000; α ± 1.96 sigma, which takes xmin as known, in
     92%, 86% and 90%. Eigenvalues are resampled as if they were independent.
     """
     _check_options(n_replicas, seed)
@@ -142,6 +142,10 @@ def goodness_of_fit(
 
     Each value of a replica is drawn from the fitted law with probability n_tail/n, else from the eigenvalues below
     xmin; the replica is fitted as the spectrum was, xmin included, and its distance compared.
+
+    Of true power laws 7 to 8% have p <= 0.1 (200 draws each). Of log-normal spectra with as much freedom 25 to 37% of
+    500 values and 38 to 50% of 2,000: xmin moves to the end of the tail, where few values are left to tell the two
+    apart. Compare with the laws of :mod:`spectral.tail_comparison`, too.
 
     Parameters, errors and failures are those of :func:`bootstrap_alpha`.
 

@@ -21,8 +21,8 @@ TRACY_WIDOM_MEAN = -1.2065335745820
 TRACY_WIDOM_VARIANCE = 1.607781034581
 """Of F₁ (Bornemann, Markov Processes and Related Fields 16, 2010, 803, table 10)."""
 
-_N_NODES = 48
-"""Quadrature nodes: from 40 on, nothing changes but rounding (at t = -8, the hardest point kept)."""
+_N_NODES = 32
+"""Quadrature nodes: more change a p-value by less than one part in 10¹² down to 1e-28, in 10⁵ down to 1e-206."""
 
 _AIRY_REACH = 16.0
 """Ai(16) = 2e-20: beyond this argument the kernel is nothing beside its largest values."""
@@ -60,19 +60,13 @@ def tracy_widom_sf(statistic: float) -> float:
     >>> round(tracy_widom_sf(0.9793), 4), round(tracy_widom_sf(2.0234), 4)
     (0.05, 0.01)
     """
-    if np.isnan(statistic):
-        raise ValueError("the statistic is NaN")
-    if statistic <= _LEFT_END:
-        return 1.0
-    if statistic >= _RIGHT_END:
-        return 0.0
     # log F = Σ log(1 - μ) keeps the digits of a small p-value, which 1 - det would lose.
-    return float(-np.expm1(np.sum(np.log1p(-_kernel_eigenvalues(float(statistic))))))
+    return max(0.0, -float(np.expm1(_log_cdf(statistic))))
 
 
 def tracy_widom_cdf(statistic: float) -> float:
-    """Return F₁(t); see :func:`tracy_widom_sf`."""
-    return 1.0 - tracy_widom_sf(statistic)
+    """Return F₁(t), 0 left of -8 and 1 right of 80; see :func:`tracy_widom_sf`."""
+    return float(np.exp(_log_cdf(statistic)))
 
 
 @lru_cache(maxsize=64)
@@ -107,7 +101,14 @@ def largest_eigenvalue_scale(n_rows: int, n_columns: int) -> tuple[float, float]
     ----------
     n_rows, n_columns : int
         Shape of W, each at least 1.
+
+    Raises
+    ------
+    ValueError
+        A dimension is below 1.
     """
+    if min(n_rows, n_columns) < 1:
+        raise ValueError(f"a matrix has at least one row and one column, got {n_rows} x {n_columns}")
     a, b = np.sqrt(n_rows - 0.5), np.sqrt(n_columns - 0.5)
     return float((a + b) ** 2), float((a + b) * (1.0 / a + 1.0 / b) ** (1.0 / 3.0))
 
@@ -154,6 +155,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
     adjusted = np.empty_like(values)
     adjusted[order] = np.minimum(stepped, 1.0)
     return [float(value) for value in adjusted]
+
+
+def _log_cdf(statistic: float) -> float:
+    if np.isnan(statistic):
+        raise ValueError("the statistic is NaN")
+    if statistic <= _LEFT_END:
+        return -np.inf
+    if statistic >= _RIGHT_END:
+        return 0.0
+    return float(np.sum(np.log1p(-_kernel_eigenvalues(float(statistic)))))
 
 
 def _kernel_eigenvalues(statistic: float) -> NDArray[np.float64]:

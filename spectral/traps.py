@@ -21,18 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spectral.elements import ElementStatistics, clipped, element_statistics, in_own_units
 from spectral.lanczos import leading_eigenvalues
-from spectral.noise import (
-    ACCURACY,
-    MAX_STEPS,
-    ElementStatistics,
-    any_of,
-    clipped,
-    element_statistics,
-    largest_eigenvalue,
-)
+from spectral.noise import ACCURACY, MAX_STEPS, any_of, largest_eigenvalue
 from spectral.permutation import generator_for, scrambled
-from spectral.tracy_widom import largest_share_scale, tracy_widom_sf
+from spectral.tracy_widom import tracy_widom_sf
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,6 +53,9 @@ INSIDE_BULK = 0.979316
 FLOAT32_REACH = 100.0
 """Where an element's square exceeds the bulk edge by this factor, rounding in float32 would reach the bulk."""
 
+ROUNDING = 16.0 * float(np.finfo(np.float64).eps)
+"""An eigenvalue below this share of the largest one is nothing but rounding."""
+
 PURPOSE = 0x7472_6170  # "trap"
 """Keeps these draws apart from all others of the same layer."""
 
@@ -76,6 +72,8 @@ class TrapTest:
         Of the largest eigenvalue once large elements are clipped.
     element_p_value : float or None
         Of the largest element and its eigenvalue together; None where no element is large.
+    element_p_values : tuple of float
+        Of the largest elements in turn, as far as their distribution goes; at most :data:`MAX_TRAPS`.
     statistic : float
         t of the largest eigenvalue of the permuted matrix, in widths of the Tracy-Widom law from the edge.
     eigenvalues : tuple of float
@@ -84,22 +82,31 @@ class TrapTest:
         Of each in turn, the ones before it taken out.
     detectability_limit : float
         Singular value below which a trap cannot be seen: σ(NM)^(1/4).
+    is_calibrated : bool
+        Whether the bulk has the law it is tested against; where not (nearly all elements are zero), its p-value is an
+        upper bound.
     """
 
     p_value: float
     bulk_p_value: float
     element_p_value: float | None
+    element_p_values: tuple[float, ...]
     statistic: float
     eigenvalues: tuple[float, ...]
     eigenvalue_p_values: tuple[float, ...]
     detectability_limit: float
+    is_calibrated: bool
 
     def n_traps(self, level: float) -> int:
-        """Count the eigenvalues that are traps at a level of significance; 0 where the test itself passes."""
+        """Count the eigenvalues that are traps at a level of significance; 0 where the test itself passes.
+
+        An eigenvalue is one where it lies outside the bulk and there is something left to cause it: an element
+        that its distribution does not explain, or, once, what all elements share.
+        """
         if not self.p_value <= level:
             return 0
-        above = [p_value <= level for p_value in self.eigenvalue_p_values]
-        return max(1, above.index(False) if False in above else len(above))
+        n_causes = _n_leading(self.element_p_values, level) + (self.bulk_p_value <= level)
+        return max(1, min(n_causes, _n_leading(self.eigenvalue_p_values, level)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +136,8 @@ class LayerTraps:
 
     def n_traps(self, level: float) -> int:
         """Count the traps of all slices at a level for the whole layer (Šidák for the slices)."""
+        if not 0.0 < level < 1.0:
+            raise ValueError(f"level must lie in (0, 1), got {level!r}")
         per_slice = -math.expm1(math.log1p(-level) / len(self.slices))
         return sum(test.n_traps(per_slice) for test in self.slices)
 
@@ -139,7 +148,7 @@ class PermutedSlice:
 
     Attributes
     ----------
-    values : ndarray of float32, shape (columns, rows)
+    values : ndarray of float32, shape (rows, columns)
         The permuted elements in units of ``unit``.
     unit : float
         What the values were divided by, so that they fit float32.
@@ -160,18 +169,27 @@ def find_traps(slices: NDArray[Any], *, name: str, seed: int) -> LayerTraps:
 
     Parameters
     ----------
-    slices : ndarray of any float type, shape (n, rows, columns)
-        Finite, none of them all zero. Not written to.
+    slices : ndarray of any real type, shape (n, rows, columns)
+        Of any magnitude; finite, none of them all zero. Not written to.
     name : str
         Layer name; with the seed it decides the permutation.
     seed : int
         The run's seed, at least 0.
 
+    Raises
+    ------
+    ValueError
+        There is no slice, or one is empty, all zero or not finite.
+
     Notes
     -----
+    Whether M is at least :data:`spectral.noise.MIN_EIGENVALUES` is for the caller to see.
+
     Only the few largest eigenvalues of the permuted matrix are computed, in float32: their error is below
     one in 10⁶, where the law of the largest is a hundredth wide.
     """
+    if slices.ndim != 3 or not len(slices):
+        raise ValueError(f"expected slices of a layer, got shape {slices.shape}")
     tests = tuple(
         _test_slice(permuted_slice(block, name=name, seed=seed, index=index)) for index, block in enumerate(slices)
     )
@@ -193,9 +211,13 @@ def permuted_slice(block: NDArray[Any], *, name: str, seed: int, index: int) -> 
         As in :func:`find_traps`.
     index : int
         Number of the slice in its layer.
+
+    Raises
+    ------
+    ValueError
+        The slice is empty, all zero or not finite.
     """
-    unit = _root_mean_square(block)
-    values = _in_units_of(block, unit)
+    values, unit = in_own_units(block)
     generator = generator_for(seed, name, PURPOSE, index)
     permuted = scrambled(values, generator)
     return PermutedSlice(values=permuted, unit=unit, statistics=element_statistics(permuted), generator=generator)
@@ -204,14 +226,17 @@ def permuted_slice(block: NDArray[Any], *, name: str, seed: int, index: int) -> 
 def leading_of(permuted: PermutedSlice) -> LeadingEigenvalues:
     """Return the largest eigenvalues of a permuted slice, in its units, down to the first inside the bulk."""
     statistics = permuted.statistics
-    centre, width = statistics.edge_and_width
+    centre, width = (statistics.variance * length for length in statistics.edge_and_width())
     values: NDArray[Any] = permuted.values
     if statistics.largest**2 > FLOAT32_REACH * centre:
         values = values.astype(np.float64)
 
+    # Two elements of nearly the same size have eigenvalues that differ by the noise around them alone.
+    rounding = 8.0 * float(np.finfo(values.dtype).eps)
+
     def is_settled(found: LeadingEigenvalues) -> bool:
         for value, error in zip(found.values, found.errors, strict=True):
-            if error > max(ACCURACY * width, 1e-6 * value):
+            if error > max(ACCURACY * width, rounding * value):
                 return False
             if value < centre + INSIDE_BULK * width:
                 return True
@@ -231,53 +256,62 @@ def trap_test(permuted: PermutedSlice, leading: LeadingEigenvalues) -> TrapTest:
     statistics = permuted.statistics
     p_values = _eigenvalue_p_values(statistics, leading.values)
     bulk_p_value, element_p_value = p_values[0], None
+    element_p_values: tuple[float, ...] = ()
     p_value = bulk_p_value
     if statistics.n_clipped:
         rest = largest_eigenvalue(clipped(permuted.values, statistics), statistics, permuted.generator)
         bulk_p_value = tracy_widom_sf(statistics.statistic(rest))
-        element_p_value = max(p_values[0], _largest_element_p_value(permuted))
+        element_p_values = _element_p_values(permuted)
+        element_p_value = max(p_values[0], element_p_values[0])
         p_value = any_of(min(bulk_p_value, element_p_value), 2)
     return TrapTest(
         p_value=p_value,
         bulk_p_value=bulk_p_value,
         element_p_value=element_p_value,
+        element_p_values=element_p_values,
         statistic=statistics.statistic(float(leading.values[0])),
-        eigenvalues=tuple(float(value) * permuted.unit**2 for value in leading.values[: len(p_values)]),
+        eigenvalues=tuple(float(value) * permuted.unit * permuted.unit for value in leading.values[: len(p_values)]),
         eigenvalue_p_values=p_values,
         detectability_limit=statistics.detectability_limit * permuted.unit,
+        is_calibrated=statistics.is_calibrated,
     )
 
 
 def _eigenvalue_p_values(statistics: ElementStatistics, values: NDArray[np.float64]) -> tuple[float, ...]:
     """Return the p-value of each eigenvalue among those not larger than it, down to the first inside the bulk."""
     p_values = []
-    n_rows, n_columns = statistics.n_rows, statistics.n_columns
-    shift = 1.0 + statistics.excess_kurtosis / math.sqrt(n_rows * n_columns)
+    rounding = ROUNDING * float(values[0])
     for index, value in enumerate(values):
-        centre, width = largest_share_scale(n_rows - index, n_columns - index)
-        t = (float(value) / statistics.variance - centre * shift) / width
+        t = statistics.statistic(float(value), index) if value > rounding else -math.inf
         p_values.append(tracy_widom_sf(t))
         if t < INSIDE_BULK:
             break
     return tuple(p_values)
 
 
-def _largest_element_p_value(permuted: PermutedSlice) -> float:
-    """Return the probability that the largest of all elements is so large, from the tail of the others."""
+def _n_leading(p_values: tuple[float, ...], level: float) -> int:
+    """Count down to the first that is above the level."""
+    return next((index for index, p_value in enumerate(p_values) if not p_value <= level), len(p_values))
+
+
+def _element_p_values(permuted: PermutedSlice) -> tuple[float, ...]:
+    """Return for each large element the probability that any is so large, from the tail of the others."""
     from scipy.special import stdtr, stdtrit
 
-    sample = np.abs(permuted.values.ravel()[:N_TAIL_SAMPLE])
+    magnitudes = np.abs(permuted.values.ravel())
+    largest = np.sort(magnitudes[magnitudes > permuted.statistics.clip_level])[::-1][:MAX_TRAPS].astype(np.float64)
+    sample = magnitudes[:N_TAIL_SAMPLE]
     sample = np.sort(sample[sample > 0.0]).astype(np.float64)
     n_elements = int(np.count_nonzero(permuted.values))
     count = max(MIN_TAIL_COUNT, math.ceil(TAIL_SHARE * len(sample)))
     if 10 * count >= len(sample):
-        return 1.0
+        return (1.0,) * len(largest)
     outer, inner = float(sample[-count]), float(sample[-10 * count])
     share = count / len(sample)
     degrees = _degrees_of_freedom(math.log(outer / inner), share)
     scale = outer / -float(stdtrit(degrees, share / 2.0))
-    beyond = 2.0 * float(stdtr(degrees, -permuted.statistics.largest / scale))
-    return any_of(beyond, n_elements)
+    beyond = 2.0 * stdtr(degrees, -largest / scale)
+    return tuple(any_of(float(share), n_elements) for share in beyond)
 
 
 def _degrees_of_freedom(log_ratio: float, share: float) -> float:
@@ -295,20 +329,3 @@ def _degrees_of_freedom(log_ratio: float, share: float) -> float:
     if excess(high) >= 0.0:
         return MAX_DEGREES
     return math.exp(float(brentq(excess, low, high, xtol=1e-6)))
-
-
-def _root_mean_square(block: NDArray[Any]) -> float:
-    """Return the scale of the elements, whatever their range."""
-    largest = float(np.max(np.abs(block)))
-    flat = block.ravel().astype(np.float64) if largest > 1e15 or largest < 1e-15 else block.ravel()
-    if flat.dtype not in (np.float32, np.float64):
-        flat = flat.astype(np.float32)
-    if flat.dtype == np.float64:
-        return largest * math.sqrt(float(np.dot(flat / largest, flat / largest)) / flat.size)
-    return math.sqrt(float(np.dot(flat, flat)) / flat.size)
-
-
-def _in_units_of(block: NDArray[Any], unit: float) -> NDArray[np.float32]:
-    if block.dtype == np.float64 or not 1e-30 < unit < 1e30:
-        return (block.astype(np.float64) / unit).astype(np.float32)
-    return np.asarray(block.astype(np.float32) * np.float32(1.0 / unit), dtype=np.float32)

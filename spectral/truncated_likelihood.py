@@ -20,7 +20,7 @@ MAX_SCORING_STEPS = 60
 SCORE_TOLERANCE = 1e-10
 """Scoring ends with a step that promises less than this gain of log-likelihood a value; the step is still taken."""
 
-_MAX_STEP = 3.0
+_MAX_LOG_STEP = 3.0
 _BLOCK_STARTS = 1024
 
 
@@ -63,22 +63,19 @@ def _score(
     """Move (α, z) of the active rows to the maximum, in place; say for which rows that ended.
 
     The gradient is the difference of the means under the model and of the tail, the information their covariance.
-    z moves by a factor, so that it stays positive; a step that does not gain is halved.
+    A step that does not gain is not taken, and tried again at a quarter of its length.
     """
     has_ended = np.ones(len(alpha), dtype=np.bool_)
     has_ended[active] = False
     log_norm, means, covariances = _in_blocks(alpha[active], z[active])
     value = -alpha[active] * mean_logs[active] - z[active] * mean_values[active] - log_norm
-    shrink = np.ones(len(active))
+    length = np.ones(len(active))
     for _ in range(MAX_SCORING_STEPS):
         if len(active) == 0:
             break
-        d_alpha, d_z, gain = _newton_step(means, covariances, mean_logs[active], mean_values[active])
-        log_step = d_z / z[active]
-        size = np.maximum(np.abs(log_step), np.abs(d_alpha))
-        scale = shrink * np.minimum(1.0, _MAX_STEP / np.maximum(size, 1e-300))
-        new_alpha = alpha[active] + scale * d_alpha
-        new_z = z[active] * np.exp(scale * log_step)
+        slopes = means - np.stack([mean_logs[active], mean_values[active]], axis=1)
+        d_alpha, d_z, gain = _step(slopes, covariances, z[active])
+        new_alpha, new_z = alpha[active] + length * d_alpha, z[active] + length * d_z
         new_norm, new_means, new_covariances = _in_blocks(new_alpha, new_z)
         new_value = -new_alpha * mean_logs[active] - new_z * mean_values[active] - new_norm
         is_gain = new_value >= value
@@ -87,27 +84,30 @@ def _score(
         has_ended[active] = gain < SCORE_TOLERANCE
         for old, new in ((value, new_value), (means, new_means), (covariances, new_covariances)):
             old[is_gain] = new[is_gain]
-        shrink = np.where(is_gain, 1.0, 0.25 * shrink)
+        length = np.where(is_gain, 1.0, 0.25 * length)
         going = ~has_ended[active]
         active, value, means, covariances = active[going], value[going], means[going], covariances[going]
-        shrink = shrink[going]
+        length = length[going]
     return has_ended
 
 
-def _newton_step(
-    means: NDArray[np.float64],
-    covariances: NDArray[np.float64],
-    mean_logs: NDArray[np.float64],
-    mean_values: NDArray[np.float64],
+def _step(
+    slopes: NDArray[np.float64], covariances: NDArray[np.float64], z: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return the step of α and z, and the log-likelihood it promises."""
-    slope_alpha = means[:, 0] - mean_logs
-    slope_z = means[:, 1] - mean_values
+    """Return the step of α and z, and the log-likelihood that Newton's step promises.
+
+    z keeps within a factor of e^3, and α goes to where it is best for that z: a step towards a cut-off far weaker
+    than the present one would else carry α along to where only z = 0 belongs. The likelihood rises along this step,
+    too: its slope is slope_α²/var(ln y) and what z adds with the sign of Newton's step.
+    """
+    slope_alpha, slope_z = slopes.T
     log_log, log_y, y_y = covariances.T
     determinant = log_log * y_y - log_y * log_y
-    d_alpha = (y_y * slope_alpha - log_y * slope_z) / determinant
-    d_z = (log_log * slope_z - log_y * slope_alpha) / determinant
-    return d_alpha, d_z, 0.5 * (slope_alpha * d_alpha + slope_z * d_z)
+    newton_z = (log_log * slope_z - log_y * slope_alpha) / determinant
+    newton_alpha = (slope_alpha - log_y * newton_z) / log_log
+    gain = 0.5 * (slope_alpha * newton_alpha + slope_z * newton_z)
+    d_z = np.clip(newton_z, z * np.expm1(-_MAX_LOG_STEP), z * np.expm1(_MAX_LOG_STEP))
+    return (slope_alpha - log_y * d_z) / log_log, d_z, gain
 
 
 def _in_blocks(

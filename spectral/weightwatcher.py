@@ -22,8 +22,6 @@ import numpy as np
 import spectral
 from spectral import dropin_names as ww
 from spectral.analysis import analyze as analyze_description
-from spectral.distances import cka_similarity
-from spectral.distances import distances as compare_models
 from spectral.dropin_distances import averages_and_rows
 from spectral.dropin_frames import description_frame, details_frame, distance_frame, summary_of
 from spectral.dropin_layers import framework_of, keras_layer
@@ -40,6 +38,8 @@ from spectral.errors import ModelError, OptionError
 from spectral.fits import FitFailure
 from spectral.forms import compute_formed_spectrum, form_matrix
 from spectral.metrics import training_warning
+from spectral.model_distances import cka_similarity
+from spectral.model_distances import distances as compare_models
 from spectral.randomization import twin_evals
 from spectral.spectrum import SpectrumFailure
 from spectral.tail_fit import fit_tail

@@ -101,6 +101,14 @@ class SpanSource(Protocol):
         """Return the values from one flat C-order position to another, one-dimensional."""
 
 
+@runtime_checkable
+class FactoredSource(Protocol):
+    """A source some of whose tensors are products of two thin matrices: the updates of a LoRA adapter."""
+
+    def factors(self, name: str) -> tuple[NDArray[Any], NDArray[Any]] | None:
+        """Return (left, right) with left · right = the tensor, or None where it is no such product."""
+
+
 def as_little_endian(array: NDArray[Any]) -> NDArray[Any]:
     """Return ``array`` C-contiguous and in little-endian byte order, copying only where it must."""
     import numpy as np

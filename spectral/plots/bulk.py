@@ -9,10 +9,9 @@ import numpy as np
 from spectral.errors import OptionError
 from spectral.marchenko_pastur_law import marchenko_pastur_density, marchenko_pastur_edges, quarter_circle_curve
 from spectral.plots.histograms import count_bins, draw_histogram, histogram, linear_edges
-from spectral.plots.labels import title_of, write_note, write_reason
-from spectral.plots.randomized import missing_twin
+from spectral.plots.labels import add_headroom, title_of, write_note, write_reason
+from spectral.plots.spectra import drawable_evals, drawable_twin
 from spectral.plots.style import BULK, DATA, FIT, MARK, RANDOM, axes_for, figure_of
-from spectral.spectrum import SpectrumFailure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +25,7 @@ N_CURVE = 400
 VIEW = 2.0
 """The picture ends at so many times the bulk's upper edge; spikes further out are counted in a note."""
 
-HEADROOM = 1.25
+HEADROOM = 0.35
 
 
 def plot_marchenko_pastur(layer: LayerAnalysis, *, randomized: bool = False, ax: Axes | None = None) -> Figure:
@@ -57,13 +56,12 @@ def plot_marchenko_pastur(layer: LayerAnalysis, *, randomized: bool = False, ax:
     """
     evals, fit, reason = _fitted(layer, randomized=randomized)
     with axes_for(ax) as axes:
-        if evals is None:
+        if isinstance(evals, str):
             title_of(axes, layer.spec, "no Marchenko-Pastur fit")
-            write_reason(axes, reason)
+            write_reason(axes, evals)
             return figure_of(axes)
         title_of(axes, layer.spec, _numbers(layer, fit, randomized=randomized))
         is_square = layer.spec.Q == 1.0
-        # An average of zero would be no spectrum at all, and that has been dealt with.
         points = _transformed(evals / float(np.mean(evals)), is_square=is_square)
         end = _end_of_view(points, fit, is_square=is_square)
         bars = histogram(points, linear_edges(0.0, end, count_bins(len(points))), n_all=len(points))
@@ -76,7 +74,7 @@ def plot_marchenko_pastur(layer: LayerAnalysis, *, randomized: bool = False, ax:
         beyond = f"   ({n_beyond} beyond, up to {points[-1]:.3g})" if n_beyond else ""
         axes.set_xlim(0.0, end)
         # Room for the legend above a bulk that fills the picture.
-        axes.set_ylim(top=HEADROOM * axes.get_ylim()[1])
+        add_headroom(axes, HEADROOM)
         axes.set_xlabel(("√x, " if is_square else "") + "x = λ / mean λ" + beyond)
         axes.set_ylabel("density of √x" if is_square else "density of x")
         axes.legend(loc="best")
@@ -85,15 +83,13 @@ def plot_marchenko_pastur(layer: LayerAnalysis, *, randomized: bool = False, ax:
 
 def _fitted(
     layer: LayerAnalysis, *, randomized: bool
-) -> tuple[NDArray[np.float64] | None, MarchenkoPasturFit | None, str]:
-    """Return what was fitted, the fit, and why either is missing."""
+) -> tuple[NDArray[np.float64] | str, MarchenkoPasturFit | None, str]:
+    """Return what was fitted, or why that cannot be drawn, the fit, and why there is none."""
     if randomized:
-        reason = missing_twin(layer) or layer.reasons.get("randomize", "")
-        return layer.twin_evals, layer.twin_marchenko_pastur, reason
+        return drawable_twin(layer), layer.twin_marchenko_pastur, layer.reasons.get("randomize", "")
     if layer.marchenko_pastur is None and "mp_fit" not in layer.reasons:
         raise OptionError(f"layer {layer.name[:200]!r} has no Marchenko-Pastur fit: analyze with mp_fit=True")
-    evals = None if isinstance(layer.spectrum, SpectrumFailure) else layer.spectrum.evals
-    return evals, layer.marchenko_pastur, layer.reasons.get("mp_fit", "")
+    return drawable_evals(layer), layer.marchenko_pastur, layer.reasons.get("mp_fit", "")
 
 
 def _numbers(layer: LayerAnalysis, fit: MarchenkoPasturFit | None, *, randomized: bool) -> str:
@@ -112,10 +108,12 @@ def _end_of_view(points: NDArray[np.float64], fit: MarchenkoPasturFit | None, *,
     """Return where the picture ends: at the last value, or well above the bulk where that is earlier."""
     if fit is None:
         return 1.05 * float(points[-1])
-    edge = fit.bulk_max * fit.W_scale**2
+    scale = fit.W_scale**2
+    edge, threshold = _transformed(np.array([fit.bulk_max, fit.spike_threshold]) * scale, is_square=is_square)
     # The quarter circle ends at 2 whatever σ is.
-    end = VIEW * (max(np.sqrt(edge), 2.0) if is_square else edge)
-    return min(float(end), max(1.05 * float(points[-1]), float(end) / VIEW * 1.05))
+    first = max(2.0, threshold) if is_square else threshold
+    last = VIEW * (max(2.0, edge) if is_square else edge)
+    return 1.05 * float(max(first, min(last, points[-1])))
 
 
 def _draw_fit(axes: Axes, fit: MarchenkoPasturFit, points: NDArray[np.float64], *, is_square: bool) -> None:

@@ -52,7 +52,8 @@ def plot_alpha_by_depth(analysis: Analysis, *, ax: Axes | None = None) -> Figure
     with axes_for(ax) as axes:
         fitted = [(layer.spec.index, layer.fit) for layer in analysis.layers if not isinstance(layer.fit, FitFailure)]
         failed = [layer for layer in analysis.layers if isinstance(layer.fit, FitFailure)]
-        write_title(axes, f"{shortened(analysis.description.source.label)}\n{_numbers(analysis, len(fitted))}")
+        numbers = _numbers(analysis, len(fitted))
+        write_title(axes, lambda length: f"{shortened(analysis.description.source.label, length)}\n{numbers}")
         if not analysis.layers:
             write_reason(axes, "no layer was analysed")
             return figure_of(axes)
@@ -64,7 +65,7 @@ def plot_alpha_by_depth(analysis: Analysis, *, ax: Axes | None = None) -> Figure
         _draw_failures(axes, failed)
         axes.set_ylim(0.0, 1.06 * top)
         axes.set_xlabel("layer_id, in the order of the model")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params(axis="x", integer=True)
         axes.set_ylabel("α ± σ")
         axes.legend(loc="best")
         return figure_of(axes)

@@ -11,8 +11,8 @@ from spectral.fits import FitFailure
 from spectral.plots.esd import not_shown
 from spectral.plots.histograms import count_bins, draw_histogram, histogram, log_edges, shown_on_log_scale
 from spectral.plots.labels import title_of, write_reason
+from spectral.plots.spectra import drawable_evals
 from spectral.plots.style import BOUND, DATA, MARK, axes_for, figure_of
-from spectral.spectrum import SpectrumFailure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,12 +47,12 @@ def plot_det_x(layer: LayerAnalysis, *, ax: Axes | None = None) -> Figure:
     if start is None and "detX" not in layer.reasons:
         raise OptionError(f"layer {layer.name[:200]!r} has no tail of det X = 1: analyze with detX=True")
     with axes_for(ax) as axes:
-        if start is None or isinstance(layer.spectrum, SpectrumFailure):
+        evals = drawable_evals(layer)
+        if start is None or isinstance(evals, str):
             title_of(axes, layer.spec, "no tail of det X = 1")
-            write_reason(axes, layer.reasons.get("detX", ""))
+            write_reason(axes, evals if isinstance(evals, str) else layer.reasons["detX"])
             return figure_of(axes)
         title_of(axes, layer.spec, _numbers(layer))
-        evals = layer.spectrum.evals
         mean = float(np.mean(evals))
         x = shown_on_log_scale(evals) / mean
         bars = histogram(x, log_edges(float(x[0]), float(x[-1]), count_bins(len(x))), n_all=len(evals), per="decade")

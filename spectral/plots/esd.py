@@ -18,9 +18,9 @@ from spectral.plots.histograms import (
     log_edges,
     shown_on_log_scale,
 )
-from spectral.plots.labels import fit_numbers, title_of, write_note, write_reason
+from spectral.plots.labels import fit_numbers, number, title_of, write_note, write_reason
+from spectral.plots.spectra import drawable_evals
 from spectral.plots.style import BOUND, DATA, FIT, MARK, axes_for, figure_of
-from spectral.spectrum import SpectrumFailure
 from spectral.truncated_power_law import TruncatedPowerLawFit, truncated_log_likelihoods
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Scale = Literal["log-log", "lin-lin", "log-lin"]
 SCALES = ("log-log", "lin-lin", "log-lin")
 
-EVAL_LABEL = "eigenvalue λ of WᵀW"
+EVAL_LABEL = "eigenvalue λ"
 N_CURVE = 200
 
 
@@ -67,17 +67,17 @@ def plot_esd(layer: LayerAnalysis, scale: Scale = "log-log", *, ax: Axes | None 
     check_scale(scale, SCALES)
     with axes_for(ax) as axes:
         title_of(axes, layer.spec, fit_numbers(layer))
-        if isinstance(layer.spectrum, SpectrumFailure):
-            write_reason(axes, layer.spectrum.detail)
+        evals = drawable_evals(layer)
+        if isinstance(evals, str):
+            write_reason(axes, evals)
             return figure_of(axes)
-        evals = layer.spectrum.evals
         n_shown = _draw_density(axes, evals, scale)
         if isinstance(layer.fit, FitFailure):
             write_note(axes, f"no fit: {layer.fit.detail}")
         else:
             _draw_fit(axes, layer.fit, evals, scale)
         axes.set_xlabel(EVAL_LABEL + not_shown(len(evals) - n_shown))
-        axes.legend(loc="upper right" if scale == "lin-lin" else "best")
+        axes.legend(loc="best")
         return figure_of(axes)
 
 
@@ -136,7 +136,7 @@ def _draw_fit(axes: Axes, fit: PowerLawFit | TruncatedPowerLawFit, evals: NDArra
     axes.plot(x, density, color=FIT, label=f"{law}, {fit.n_tail} in the tail")
     # The data say how far down the picture goes: a curve may fall far below the last bar.
     axes.set_ylim(bottom=bottom)
-    axes.axvline(fit.xmin, color=MARK, linestyle="--", linewidth=1.0, label=f"xmin = {fit.xmin:.3g}")
+    axes.axvline(fit.xmin, color=MARK, linestyle="--", linewidth=1.0, label=f"xmin = {number(fit.xmin)}")
     n_above = int(np.count_nonzero(evals > fit.xmax))
     if n_above:
         label = f"end of the fit, {n_above} beyond"

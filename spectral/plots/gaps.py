@@ -8,10 +8,9 @@ import numpy as np
 
 from spectral.fits import FitFailure
 from spectral.plots.histograms import count_bins, log_edges
-from spectral.plots.labels import title_of, write_reason
-from spectral.plots.randomized import missing_twin
+from spectral.plots.labels import number, title_of, write_reason
+from spectral.plots.spectra import drawable_evals, drawable_twin
 from spectral.plots.style import BULK, DATA, MARK, RANDOM, panels
-from spectral.spectrum import SpectrumFailure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,8 +50,7 @@ def plot_delta_es(layer: LayerAnalysis, *, randomized: bool = False) -> Figure:
         gaps = np.empty(0) if isinstance(evals, str) else np.diff(evals)
         is_shown = np.empty(0, dtype=bool) if isinstance(evals, str) else gaps > len(evals) * _EPS * evals[-1]
         if isinstance(evals, str) or not is_shown.any():
-            right.set_axis_off()
-            write_reason(left, evals if isinstance(evals, str) else "no two eigenvalues differ")
+            write_reason(figure, evals if isinstance(evals, str) else "no two eigenvalues differ")
             return figure
         color = RANDOM if randomized else DATA
         places = np.flatnonzero(is_shown) + 1
@@ -67,10 +65,7 @@ def plot_delta_es(layer: LayerAnalysis, *, randomized: bool = False) -> Figure:
 
 
 def _evals(layer: LayerAnalysis, *, randomized: bool) -> NDArray[np.float64] | str:
-    if randomized:
-        reason = missing_twin(layer)
-        return reason if layer.twin_evals is None else layer.twin_evals
-    return layer.spectrum.detail if isinstance(layer.spectrum, SpectrumFailure) else layer.spectrum.evals
+    return drawable_twin(layer) if randomized else drawable_evals(layer)
 
 
 def _numbers(evals: NDArray[np.float64] | str, *, randomized: bool) -> str:
@@ -84,11 +79,11 @@ def _mark(axes: Axes, layer: LayerAnalysis, evals: NDArray[np.float64], *, rando
         fit = layer.twin_marchenko_pastur
         if fit is None:
             return
-        value, color, label = fit.bulk_max, BULK, f"bulk edge λ₊ = {fit.bulk_max:.3g}"
+        value, color, label = fit.bulk_max, BULK, f"bulk edge λ₊ = {number(fit.bulk_max)}"
     else:
         if isinstance(layer.fit, FitFailure):
             return
-        value, color, label = layer.fit.xmin, MARK, f"xmin = {layer.fit.xmin:.3g}"
+        value, color, label = layer.fit.xmin, MARK, f"xmin = {number(layer.fit.xmin)}"
     place = int(np.searchsorted(evals, value, side="left")) + 1
     axes.axvline(place, color=color, linestyle="--", linewidth=1.0, label=label)
     axes.legend(loc="best")

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 MAX_BINS = 100
 MIN_BINS = 10
 
+MIN_SPREAD = 1e-6
+"""Values that differ by less than this share have no width that could be divided into bins, or drawn."""
+
 _EPS = float(np.finfo(np.float64).eps)
 
 
@@ -42,15 +45,19 @@ def count_bins(n_values: int) -> int:
 
 def linear_edges(low: float, high: float, n_bins: int) -> NDArray[np.float64]:
     """Return the edges of bins of one width."""
-    if not high > low:
+    if not high - low > MIN_SPREAD * max(abs(low), abs(high)):
         low, high = low - 0.5 * (abs(low) or 1.0), high + 0.5 * (abs(high) or 1.0)
     return np.linspace(low, high, n_bins + 1)
 
 
+def log_limits(low: float, high: float) -> tuple[float, float]:
+    """Return the ends of a logarithmic axis, widened where they are equal to rounding."""
+    return (low, high) if high > low * (1.0 + MIN_SPREAD) else (0.5 * low, 2.0 * high)
+
+
 def log_edges(low: float, high: float, n_bins: int) -> NDArray[np.float64]:
     """Return the edges of bins of one width on a logarithmic scale; both ends positive."""
-    if not high > low:
-        low, high = 0.5 * low, 2.0 * high
+    low, high = log_limits(low, high)
     edges = np.exp(np.linspace(np.log(low), np.log(high), n_bins + 1))
     # Rounding must not leave the ends outside.
     edges[0], edges[-1] = low, high

@@ -122,16 +122,15 @@ def _of_layer(function: Callable[..., Figure]) -> Callable[..., Figure]:
 
 
 def _draw_vectors(analysis: Analysis, layer: LayerAnalysis, **options: Any) -> Figure:
-    """Read the weights again, in the form that was analysed."""
+    """Read the weights again."""
     from spectral.eigenvectors import eigenvector_statistics
     from spectral.execution import single_threaded_blas
-    from spectral.forms import form_matrix
     from spectral.weights import load_matrix
 
-    # Raises where the form of the analysis leaves no eigenvectors of the weights to speak of.
-    forms = analysis.description.options.changed({"vectors": True}).forms
+    # Raises where the analysis was one of another form than that of the weights.
+    analysis.description.options.changed({"vectors": True})
     with single_threaded_blas():
-        matrix = form_matrix(load_matrix(analysis.description.source, layer.spec), forms)
+        matrix = load_matrix(analysis.description.source, layer.spec)
         statistics = eigenvector_statistics(matrix.slices, layer.spec.scale)
     return plot_vector_metrics(layer, statistics, **options)
 

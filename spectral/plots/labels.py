@@ -9,6 +9,8 @@ from spectral.fits import FitFailure
 from spectral.truncated_power_law import TruncatedPowerLawFit
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -18,8 +20,10 @@ if TYPE_CHECKING:
 MAX_NAME = 72
 """Characters of a name at most."""
 
-MAX_REASON = 400
-_REASON_WIDTH = 64
+MIN_NAME = 8
+
+MAX_REASON = 300
+_REASON_WIDTH = 46
 _TITLE_SHARE = 0.96
 _LAST_ASCII, _FIRST_LATIN, _LAST_LATIN = 0x7E, 0xA1, 0x17F
 
@@ -53,22 +57,30 @@ def layer_label(spec: MatrixSpec, length: int = MAX_NAME) -> str:
 
 
 def title_of(target: Axes | Figure, spec: MatrixSpec, numbers: str) -> None:
-    """Set the title: the layer on one line, which is cut until it fits, and its key numbers on the next."""
-    text = write_title(target, layer_label(spec))
-    length = MAX_NAME
-    while length > 8 and text.get_window_extent().width > _TITLE_SHARE * text.figure.bbox.width:
-        length = (length * 9) // 10
-        text.set_text(layer_label(spec, length))
-    text.set_text(f"{text.get_text()}\n{numbers}")
+    """Set the title: the layer on one line, and its key numbers on the next."""
+    write_title(target, lambda length: f"{layer_label(spec, length)}\n{numbers}")
 
 
-def write_title(target: Axes | Figure, text: str) -> Any:
-    """Set a title as it stands: a dollar sign in it is a dollar sign."""
+def write_title(target: Axes | Figure, text_of: Callable[[int], str], length: int = MAX_NAME) -> None:
+    """Set a title, its names cut to the length at which it fits; a dollar sign in it is a dollar sign.
+
+    Parameters
+    ----------
+    target : Axes or Figure
+        What it is the title of.
+    text_of : callable
+        Length of a name -> text.
+    length : int
+        Longest name.
+    """
     from matplotlib.axes import Axes
 
-    title = target.set_title(text) if isinstance(target, Axes) else target.suptitle(text)
+    title = target.set_title("") if isinstance(target, Axes) else target.suptitle("")
     title.set_parse_math(False)
-    return title
+    title.set_text(text_of(length))
+    while length > MIN_NAME and title.get_window_extent().width > _TITLE_SHARE * target.figure.bbox.width:
+        length = max(MIN_NAME, (length * 9) // 10)
+        title.set_text(text_of(length))
 
 
 def fit_numbers(layer: LayerAnalysis) -> str:
@@ -77,24 +89,46 @@ def fit_numbers(layer: LayerAnalysis) -> str:
     if isinstance(fit, FitFailure):
         return "no fit"
     cutoff = f" · Λ = {fit.Lambda:.3g}" if isinstance(fit, TruncatedPowerLawFit) else ""
-    return f"α = {fit.alpha:.2f} ± {fit.sigma:.2f}{cutoff} · D = {fit.D:.3f} · xmin = {fit.xmin:.3g}"
+    return f"α = {fit.alpha:.2f} ± {fit.sigma:.2f}{cutoff} · D = {fit.D:.3f} · xmin = {number(fit.xmin)}"
+
+
+def number(value: float) -> str:
+    """Return a value with three figures, in powers of ten only where it is far from one."""
+    return f"{value:.0f}" if 1e3 <= abs(value) < 1e5 else f"{value:.3g}"
 
 
 def write_note(axes: Axes, text: str) -> None:
-    """Write a remark into the upper left corner."""
+    """Write a remark into the upper left corner, above the data."""
+    add_headroom(axes, 0.25)
     _write(axes, 0.02, 0.97, text, va="top", ha="left", fontsize=8)
 
 
-def write_reason(axes: Axes, text: str) -> None:
+def write_reason(target: Axes | Figure, text: str) -> None:
     """Write why there is nothing to see, in place of it."""
-    axes.set_axis_off()
-    _write(axes, 0.5, 0.5, text, va="center", ha="center")
+    from matplotlib.axes import Axes
+
+    for axes in [target] if isinstance(target, Axes) else target.axes:
+        axes.set_axis_off()
+    _write(target, 0.5, 0.5, text, va="center", ha="center")
 
 
-def _write(axes: Axes, x: float, y: float, text: str, **options: Any) -> None:
+def add_headroom(axes: Axes, share: float) -> None:
+    """Raise the upper end of the picture by a share of its height, on any scale."""
+    transform = axes.yaxis.get_transform()
+    low, high = transform.transform(axes.get_ylim())
+    axes.set_ylim(top=float(transform.inverted().transform([high + share * (high - low)])[0]))
+
+
+def _write(target: Axes | Figure, x: float, y: float, text: str, **options: Any) -> None:
+    from matplotlib.axes import Axes
+
     lines = textwrap.fill(shortened(text, MAX_REASON), _REASON_WIDTH)
     box = {"boxstyle": "round", "facecolor": "white", "edgecolor": "#CCCCCC", "alpha": 0.85}
-    axes.text(x, y, lines, transform=axes.transAxes, parse_math=False, bbox=box, **options)
+    if isinstance(target, Axes):
+        options["transform"] = target.transAxes
+    written = target.text(x, y, lines, parse_math=False, bbox=box, **options)
+    # The axes do not shrink for it.
+    written.set_in_layout(False)
 
 
 def _has_glyph(character: str) -> bool:

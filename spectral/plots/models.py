@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ARRANGEMENTS = ("scatter", "depth")
 
-DECADES = 100.0
+DECADES = 30.0
 """Positive values that span more than this factor are drawn on logarithmic axes."""
 
 _N_NAMED = 3
@@ -95,7 +95,8 @@ def plot_models(
     pairs = pair_metric(analysis, other, metric)
     labels = [shortened(given.description.source.label, 48) for given in (analysis, other)]
     with axes_for(ax) as axes:
-        write_title(axes, f"{printable(metric)} of {len(pairs.places)} layers\n{_remarks(pairs)}".rstrip())
+        headline = f"{printable(metric)} of {len(pairs.places)} layers"
+        write_title(axes, lambda length: "\n".join([headline, *_remarks(pairs, length)]), _NAME_LENGTH)
         if not pairs.places:
             write_reason(axes, "the two models have no layer of one name that has this metric in both")
         elif arrangement == "scatter":
@@ -164,18 +165,18 @@ def _named(name: str, slice_id: int | None) -> str:
     return name if slice_id is None else f"{name} (slice {slice_id})"
 
 
-def _remarks(pairs: MetricPairs) -> str:
+def _remarks(pairs: MetricPairs, length: int) -> list[str]:
     """Return one line each on what is not in the picture."""
     texts = (
         ("no value for", pairs.missing),
         ("only in the first", pairs.only_first),
         ("only in the second", pairs.only_second),
     )
-    return "\n".join(f"{text}: {_first_few(names)}" for text, names in texts if names)
+    return [f"{text}: {_first_few(names, length)}" for text, names in texts if names]
 
 
-def _first_few(names: tuple[str, ...]) -> str:
-    named = ", ".join(shortened(name, _NAME_LENGTH) for name in names[:_N_NAMED])
+def _first_few(names: tuple[str, ...], length: int) -> str:
+    named = ", ".join(shortened(name, length) for name in names[:_N_NAMED])
     return f"{named}, … ({len(names)} in all)" if len(names) > _N_NAMED else named
 
 

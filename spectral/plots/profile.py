@@ -10,10 +10,10 @@ from spectral.errors import OptionError
 from spectral.fits import FitFailure
 from spectral.metrics import OVER_TRAINED_BELOW, UNDER_TRAINED_ABOVE
 from spectral.plots.esd import EVAL_LABEL
-from spectral.plots.labels import fit_numbers, title_of, write_note, write_reason
+from spectral.plots.labels import fit_numbers, number, title_of, write_note, write_reason
+from spectral.plots.spectra import drawable_evals
 from spectral.plots.style import BULK, DATA, MARK, panels
 from spectral.power_law import PowerLawProfile, power_law_profile
-from spectral.spectrum import SpectrumFailure
 from spectral.truncated_power_law import TruncatedPowerLawFit
 
 if TYPE_CHECKING:
@@ -58,8 +58,7 @@ def plot_xmin_profile(layer: LayerAnalysis) -> Figure:
         title_of(figure, layer.spec, fit_numbers(layer))
         found = _profile(layer)
         if isinstance(found, str):
-            top.set_axis_off()
-            write_reason(bottom, found)
+            write_reason(figure, found)
             return figure
         profile, n_tail = found
         _draw_distances(top, profile)
@@ -68,7 +67,7 @@ def plot_xmin_profile(layer: LayerAnalysis) -> Figure:
             write_note(top, f"no fit: {fit.detail}")
         else:
             for axes, value in ((top, fit.D), (bottom, fit.alpha)):
-                axes.axvline(fit.xmin, color=MARK, linestyle="--", linewidth=1.0, label=f"xmin = {fit.xmin:.3g}")
+                axes.axvline(fit.xmin, color=MARK, linestyle="--", linewidth=1.0, label=f"xmin = {number(fit.xmin)}")
                 axes.plot([fit.xmin], [value], marker="o", color=MARK, markersize=4, linestyle="none")
         for axes in (top, bottom):
             axes.legend(loc="best")
@@ -77,9 +76,9 @@ def plot_xmin_profile(layer: LayerAnalysis) -> Figure:
 
 def _profile(layer: LayerAnalysis) -> tuple[PowerLawProfile, NDArray[np.float64]] | str:
     """Return the profile with the size of each tail, or why there is none."""
-    if isinstance(layer.spectrum, SpectrumFailure):
-        return layer.spectrum.detail
-    evals = layer.spectrum.evals
+    evals = drawable_evals(layer)
+    if isinstance(evals, str):
+        return evals
     if not isinstance(layer.fit, FitFailure):
         # What the fit left out (xmax, clipped fingers) is not in the profile either.
         evals = evals[evals <= layer.fit.xmax]

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from spectral.errors import OptionError
 from spectral.plots.esd import EVAL_LABEL, check_scale, not_shown
 from spectral.plots.histograms import (
     MAX_BINS,
@@ -17,9 +16,9 @@ from spectral.plots.histograms import (
     log_edges,
     shown_on_log_scale,
 )
-from spectral.plots.labels import title_of, write_reason
+from spectral.plots.labels import number, title_of, write_reason
+from spectral.plots.spectra import drawable_evals, drawable_twin
 from spectral.plots.style import BULK, DATA, FIT, MARK, RANDOM, axes_for, figure_of
-from spectral.spectrum import SpectrumFailure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,33 +59,18 @@ def plot_random_esd(
         matplotlib is not installed.
     """
     check_scale(scale, RANDOM_SCALES)
-    reason = missing_twin(layer)
+    evals, twin = drawable_evals(layer), drawable_twin(layer)
     with axes_for(ax) as axes:
-        if layer.twin_evals is None or isinstance(layer.spectrum, SpectrumFailure):
+        if isinstance(evals, str) or isinstance(twin, str):
             title_of(axes, layer.spec, "no randomised twin")
-            write_reason(axes, reason)
+            write_reason(axes, str(twin))
             return figure_of(axes)
         title_of(axes, layer.spec, _numbers(layer))
-        n_left_out = _draw_both(axes, layer.spectrum.evals, layer.twin_evals, scale)
-        _mark_traps(axes, layer, layer.twin_evals)
+        n_left_out = _draw_both(axes, evals, twin, scale)
+        _mark_traps(axes, layer, twin)
         axes.set_xlabel(EVAL_LABEL + not_shown(n_left_out))
-        axes.legend(loc="upper right" if scale == "lin-lin" else "best")
+        axes.legend(loc="best")
         return figure_of(axes)
-
-
-def missing_twin(layer: LayerAnalysis) -> str:
-    """Return why a layer has no twin; empty where it has one.
-
-    Raises
-    ------
-    OptionError
-        Nobody asked for one.
-    """
-    if layer.twin_evals is not None:
-        return ""
-    if "randomize" not in layer.reasons:
-        raise OptionError(f"layer {layer.name[:200]!r} has no randomised twin: analyze with randomize=True")
-    return layer.reasons["randomize"]
 
 
 def _numbers(layer: LayerAnalysis) -> str:
@@ -123,11 +107,17 @@ def _draw_both(axes: Axes, evals: NDArray[np.float64], twin: NDArray[np.float64]
 
 
 def _mark_traps(axes: Axes, layer: LayerAnalysis, twin: NDArray[np.float64]) -> None:
-    axes.axvline(float(twin[-1]), color=MARK, linestyle="--", linewidth=1.0, label=f"largest random λ = {twin[-1]:.3g}")
+    axes.axvline(
+        float(twin[-1]),
+        color=MARK,
+        linestyle="--",
+        linewidth=1.0,
+        label=f"largest random λ = {number(float(twin[-1]))}",
+    )
     fit = layer.twin_marchenko_pastur
     if fit is None:
         return
-    axes.axvline(fit.bulk_max, color=BULK, linestyle=":", linewidth=1.5, label=f"bulk edge λ₊ = {fit.bulk_max:.3g}")
+    axes.axvline(fit.bulk_max, color=BULK, linestyle=":", linewidth=1.5, label=f"bulk edge λ₊ = {number(fit.bulk_max)}")
     traps = twin[twin > fit.spike_threshold]
     if len(traps):
         # At a fixed height of the axes, whatever the densities are.

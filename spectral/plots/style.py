@@ -24,6 +24,8 @@ FIGURE_SIZE = (6.0, 4.0)
 
 DPI = 100
 
+MINOR_LABEL_SIZE = 6.0
+
 # The colours of Okabe and Ito, which the colour-blind can tell apart (Wong, Nature Methods 8 (2011) 441).
 DATA = "#0072B2"
 FIT = "#D55E00"
@@ -74,7 +76,7 @@ def figure_of(axes: Axes) -> Figure:
 def panels(n_rows: int, n_columns: int, **options: Any) -> Iterator[tuple[Figure, list[list[Axes]]]]:
     """Give a new figure with a table of axes; ``options`` are those of :meth:`matplotlib.figure.Figure.subplots`.
 
-    Once the caller is done, layout and ticks are settled, so that the picture stays as it is wherever it is drawn.
+    Once the caller is done, the ticks exist, so that they look the same wherever the figure is drawn.
     """
     size = options.pop("size", FIGURE_SIZE)
     with house_style():
@@ -83,10 +85,12 @@ def panels(n_rows: int, n_columns: int, **options: Any) -> Iterator[tuple[Figure
 
         figure = Figure(figsize=size, dpi=DPI, layout="constrained")
         FigureCanvasAgg(figure)
-        table = figure.subplots(n_rows, n_columns, squeeze=False, **options)
-        yield figure, [list(row) for row in table]
+        table = [list(row) for row in figure.subplots(n_rows, n_columns, squeeze=False, **options)]
+        for axes in (axes for row in table for axes in row):
+            # On a short logarithmic axis these get numbers, too, and would run into one another.
+            axes.tick_params(which="minor", labelsize=MINOR_LABEL_SIZE)
+        yield figure, table
         figure.draw_without_rendering()
-        figure.set_layout_engine("none")
 
 
 @contextmanager

@@ -25,8 +25,9 @@ from spectral.errors import (
     OptionError,
     UnsupportedModelError,
 )
-from spectral.loaders.protocol import LayerType, TensorSource
+from spectral.loaders.protocol import LayerType, TensorInfo, TensorSource
 from spectral.lora import parse_factor_name, product_singular_values
+from spectral.parts import equal_rows
 from spectral.power_law import PowerLawFit, fit_power_law
 from tests.core.builders import heavy_tailed, write_safetensors
 from tests.core.oracle_cross import oracle_adapter
@@ -203,6 +204,21 @@ def test_merged_has_the_names_and_shapes_of_the_base() -> None:
     assert source.load("q.weight").dtype == np.float32
     np.testing.assert_array_equal(source.load("head.weight"), base["head.weight"])
     assert describe(source).coverage == pytest.approx(1.0 - 20 / (600 + 20 + 240))
+
+
+def test_pieces_of_a_merged_model() -> None:
+    base = {**base_arrays(), "experts": floats(3, 6, 5)}
+    source = adapter_source(factors(), base, mode="merged", config=CONFIG)
+    for name in ("q.weight", "experts"):
+        np.testing.assert_array_equal(source.load_span(name, 5, 80), source.load(name).reshape(-1)[5:80])
+
+
+def test_a_merged_weight_is_cut_as_its_base() -> None:
+    parts = equal_rows(LayerType.ATTENTION, (18, 30), ("q", "k", "v"))
+    info = TensorInfo(name="q.weight", shape=(18, 30), dtype="float32", parts=parts)
+    base = SimpleNamespace(label="base", tensors=lambda: (info,), load=lambda _: floats(18, 30, seed=7))
+    source = adapter_source(factors(n_out=18), base, mode="merged", config=CONFIG)
+    assert [spec.name for spec in describe(source).matrices] == ["q.q", "q.k", "q.v"]
 
 
 def test_modules_saved_whole() -> None:

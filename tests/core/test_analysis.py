@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import pkgutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -154,7 +155,8 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("options", "match"),
         [
-            ({"fit": "TPL"}, r"^fit must be 'PL', got 'TPL'$"),
+            ({"fit": "XPL"}, r"^fit must be one of 'PL', .*, got 'XPL'$"),
+            ({"min_eval": 5}, r"^no option 'min_eval'; did you mean 'min_evals'\?$"),
             ({"min_evals": 1}, r"^min_evals must be an integer of at least 2, got 1$"),
             ({"min_evals": 50.0}, r"^min_evals must be an integer of at least 2, got 50\.0$"),
             ({"min_evals": True}, r"^min_evals must be an integer of at least 2, got True$"),
@@ -261,6 +263,11 @@ class TestPackage:
         for name in spectral.__all__:
             assert getattr(spectral, name) is not None
         assert {*spectral.__all__} <= {*dir(spectral)}
+
+    def test_no_public_name_is_that_of_a_module(self) -> None:
+        """Once such a module is imported, the package has it under that name, and the function is gone."""
+        modules = {module.name for module in pkgutil.iter_modules(spectral.__path__)}
+        assert not modules & {*spectral.__all__}
 
     def test_no_other_name(self) -> None:
         with pytest.raises(AttributeError, match=r"^module 'spectral' has no attribute 'nothing'$"):

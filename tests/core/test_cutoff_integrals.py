@@ -13,6 +13,7 @@ from spectral.cutoff_integrals import cutoff_moments, cutoff_survival
 from tests.core.powerlaw_oracle import mpmath
 
 ORDERS = (-1.0, 0.0, 0.3, 0.99, 1.0, 1.5, 2.0, 2.05, 3.0, 8.0, 60.0)
+STEEP = ((1e4, 1e-3), (1e6, 1.0), (1e3, 1e5), (1.0, 1e6))
 ARGUMENTS = (1e-12, 1e-5, 0.03, 1.0, 5.0, 40.0)
 
 
@@ -34,6 +35,18 @@ def test_against_arbitrary_precision(alpha: float, z: float) -> None:
     assert log_norm == pytest.approx(expected_log, rel=1e-10, abs=1e-10)
     assert means[1] == pytest.approx(mean, rel=1e-10)
     assert covariances[2] == pytest.approx(variance, rel=1e-9)
+
+
+@pytest.mark.parametrize(("alpha", "z"), STEEP)
+def test_steep(alpha: float, z: float) -> None:
+    """mpmath's expint is wrong there (by 34 units of ln E at α = 60, z = 300), its quadrature is not."""
+    library, rate = mpmath(), abs(alpha - 1.0) + z
+    with library.workdps(40):
+        panels = [0, *(library.mpf(2) ** k for k in range(-2, 12))]
+        expected = library.quad(
+            lambda t: library.exp((1 - library.mpf(alpha)) * t / rate - z * library.expm1(t / rate)) / rate, panels
+        )
+    assert moments(alpha, z)[0] + z == pytest.approx(float(library.log(expected)), rel=1e-10)
 
 
 @settings(max_examples=60, deadline=None)

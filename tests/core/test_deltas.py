@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -19,8 +21,10 @@ from spectral.errors import ModelError, ModelMismatchError
 from spectral.loaders.opening import open_model
 from spectral.loaders.protocol import LayerType, TensorInfo, TensorSource
 from spectral.pairing import match_names
+from spectral.weights import load_matrix
 from tests.core.builders import heavy_tailed
 from tests.core.oracle_cross import oracle_deltas
+from tests.core.zoo import every_layer_model
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -165,6 +169,65 @@ def test_ranks_add_up() -> None:
 
     assert [info.max_rank for info in delta_source(Products(3), Products(4)).tensors()] == [7]
     assert [info.max_rank for info in delta_source(Products(3), Products(None)).tensors()] == [None]
+
+
+def test_parts_and_ties_of_a_module_are_kept() -> None:
+    first, second = every_layer_model(0), every_layer_model(1)
+    expected = describe(first)
+    assert describe(delta_source(first, second)).matrices == tuple(
+        replace(spec, dtype="float32") for spec in expected.matrices
+    )
+    # A file tells less than a module: two of the wrapped weights cannot be computed from what it holds.
+    plain = {name: tensor.numpy() for name, tensor in second.state_dict().items()}
+    description = describe(delta_source(first, plain))
+    known = {spec.name: spec.part for spec in expected.matrices}
+    found = {spec.name: spec.part for spec in description.matrices}
+    assert known.items() >= found.items()
+    assert set(known) - set(found) == {"spectral_norm", "orthogonal"}
+    new = {row.name: row.reason for row in description.unanalysed} | {row.name: "" for row in expected.unanalysed}
+    assert {name: reason for name, reason in new.items() if reason} == dict.fromkeys(
+        ("spectral_norm.weight", "orthogonal.weight"), "no tensor of this name in the other model"
+    )
+
+
+def test_a_tied_head_that_the_file_leaves_out() -> None:
+    heads = {f"head{i}": torch.nn.Linear(20, 40, bias=False) for i in range(3)}
+    model = torch.nn.ModuleDict({"embed": torch.nn.Embedding(40, 20), **heads})
+    for name in heads:
+        model[name].weight = model["embed"].weight
+    description = describe(delta_source(model, {"embed.weight": np.ones((40, 20), np.float32)}))
+    assert [spec.name for spec in description.matrices] == ["embed"]
+    assert [row.reason for row in description.unanalysed] == ["tied to embed.weight"] * 3
+    assert description.coverage == 1.0
+
+
+def test_a_piece_of_a_difference_reads_a_piece_of_each() -> None:
+    class Pieces:
+        label = "pieces"
+
+        def __init__(self, values: NDArray[Any]) -> None:
+            self.values = values
+            self.read: list[tuple[int, int]] = []
+
+        def tensors(self) -> tuple[TensorInfo, ...]:
+            return (TensorInfo(name="experts", shape=self.values.shape, dtype="float32"),)
+
+        def load(self, name: str) -> NDArray[Any]:
+            raise AssertionError(name)
+
+        def load_span(self, name: str, begin: int, end: int) -> NDArray[Any]:
+            self.read.append((begin, end))
+            return np.asarray(self.values.reshape(-1)[begin:end])
+
+    values = [heavy_tailed(3, 20, 10, seed=seed).astype(np.float32) for seed in range(2)]
+    first, second = (Pieces(each) for each in values)
+    source = delta_source(first, second)
+    matrices = [load_matrix(source, spec).slices[0] for spec in describe(source).matrices]
+    np.testing.assert_array_equal(np.stack(matrices), values[0] - values[1])
+    assert first.read == second.read == [(0, 200), (200, 400), (400, 600)]
+    whole = SimpleNamespace(label="whole", tensors=second.tensors, load=lambda _: values[1])
+    difference = (values[0] - values[1]).reshape(-1)
+    np.testing.assert_array_equal(delta_source(first, whole).load_span("experts", 7, 99), difference[7:99])
 
 
 @pytest.mark.parametrize(

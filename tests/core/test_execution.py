@@ -16,6 +16,8 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from spectral.analysis import Analysis, analyze, analyze_matrix, describe
 from spectral.errors import ModelError
 from spectral.execution import n_default_workers, run_all, single_threaded_blas
+from spectral.model_comparison import compare_models
+from spectral.model_distances import distances
 from tests.core.builders import heavy_tailed, write_safetensors
 
 if TYPE_CHECKING:
@@ -219,8 +221,67 @@ class TestRunAll:
         barrier = threading.Barrier(3, timeout=5.0)
         assert sorted(run_all(lambda _: barrier.wait(), [0, 1, 2], costs=[0.0] * 3, n_workers=3)) == [0, 1, 2]
 
+    @pytest.mark.parametrize("n_workers", [1, 2])
+    def test_progress(self, n_workers: int) -> None:
+        calls: list[tuple[int, int, int]] = []
+        threads: set[int] = set()
+
+        def progress(n_done: int, n_total: int, task: int) -> None:
+            threads.add(threading.get_ident())
+            calls.append((n_done, n_total, task))
+
+        found = run_all(abs, [-1, -2, -3], costs=[1.0, 3.0, 2.0], n_workers=n_workers, progress=progress)
+        assert found == [1, 2, 3]
+        assert [call[:2] for call in calls] == [(1, 3), (2, 3), (3, 3)]
+        assert sorted(call[2] for call in calls) == [-3, -2, -1]
+        assert threads == {threading.get_ident()}
+
+    def test_the_first_error_in_task_order_with_progress(self) -> None:
+        def work(task: int) -> int:
+            time.sleep(0.05 if task == 0 else 0.0)
+            raise ValueError(f"task {task}")
+
+        done: list[int] = []
+        with pytest.raises(ValueError, match=r"^task 0$"):
+            run_all(work, [0, 1], costs=[1.0, 0.0], n_workers=2, progress=lambda n_done, _, __: done.append(n_done))
+        assert done == []
+
+    def test_an_error_of_the_progress_ends_the_run(self) -> None:
+        begun: list[int] = []
+
+        def work(task: int) -> int:
+            begun.append(task)
+            time.sleep(0.02)
+            return task
+
+        def stop(*_: int) -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            run_all(work, list(range(50)), costs=[0.0] * 50, n_workers=1, progress=stop)
+        assert len(begun) < 10
+
     def test_default_number_of_workers(self) -> None:
         assert 1 <= n_default_workers() <= (multiprocessing.cpu_count() or 1)
+
+
+def test_progress_of_an_analysis_changes_no_bit(model: Path, expected: list[tuple[object, ...]]) -> None:
+    calls: list[tuple[int, int, str]] = []
+    analysis = analyze(model, n_workers=2, progress=lambda *call: calls.append(call))
+    assert fingerprint(analysis) == expected
+    assert [call[0] for call in calls] == list(range(1, len(analysis.layers) + 1))
+    assert {call[1] for call in calls} == {len(analysis.layers)}
+    assert sorted(call[2] for call in calls) == sorted(layer.name for layer in analysis.layers)
+
+
+def test_progress_of_two_models(model: Path) -> None:
+    for compare in (distances, compare_models):
+        calls: list[tuple[int, int, str]] = []
+        plain = compare(model, model)
+        told = compare(model, model, progress=lambda *call, calls=calls: calls.append(call))
+        assert told.details.equals(plain.details)
+        assert [call[0] for call in calls] == list(range(1, 9))
+        assert "layer.9.fc" in {call[2] for call in calls}
 
 
 def test_a_hold_that_does_not_take_is_said(caplog: pytest.LogCaptureFixture) -> None:

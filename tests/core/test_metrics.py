@@ -39,11 +39,16 @@ def test_every_number_by_its_definition() -> None:
         "stable_rank": 2.0000000004,
         "matrix_rank": 4,
         "entropy": float(-np.sum(share * np.log(share)) / math.log(4 + 1e-10)),
+        "effective_rank": math.exp(-sum(s / 12.0001 * math.log(s / 12.0001) for s in (5.0, 4.0, 3.0, 1e-4))),
+        "participation_ratio": 50.00000001**2 / (25.0**2 + 16.0**2 + 9.0**2 + 1e-16),
+        "nuclear_norm": 12.0001,
+        "rank_gd": 0,  # ω(5/9) = 2.25 times the median, 3, is more than the largest
         "n_dead_rows": 0,
         "n_dead_columns": 0,
     }
     sv_min = metrics.pop("sv_min")
     assert sv_min < 1e-14
+    assert metrics.pop("alpha_hill") == pytest.approx(1.0 + 1.0 / math.log(25.0 / 16.0), rel=1e-9)
     assert metrics == pytest.approx(expected, rel=1e-9)
     assert all(type(metrics[name]) is type(value) for name, value in expected.items())
 
@@ -52,9 +57,7 @@ def test_names_and_order() -> None:
     spectrum = spectrum_of(heavy_tailed(80, 60))
     fit = fit_power_law(spectrum.evals)
     assert isinstance(fit, PowerLawFit)
-    assert tuple(spectrum_metrics(spectrum)) == tuple(
-        name for name in (*SPECTRUM_METRICS[:-3], *SPECTRUM_METRICS[-2:], "entropy")
-    )
+    assert tuple(spectrum_metrics(spectrum)) == SPECTRUM_METRICS
     assert tuple(power_law_metrics(spectrum, TailFit(fit=fit))) == POWER_LAW_METRICS
     assert len(set(LAYER_METRICS)) == len(SPECTRUM_METRICS) + len(POWER_LAW_METRICS)
 

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spectral.paired import SKETCH_BLOCKS, SKETCH_TOP, sketch_counts, sketch_spectrum, spectral_displacement
+from spectral.paired import (
+    SKETCH_BLOCKS,
+    SKETCH_TOP,
+    relative_displacement,
+    sketch_counts,
+    sketch_spectrum,
+    spectral_displacement,
+)
 from tests.core.builders import heavy_tailed, spectrum_of
 
 
@@ -94,3 +101,34 @@ def test_sketches_of_other_spectra(first: int, second: int, n: int) -> None:
         ValueError, match=rf"^sketches of {n} values have {min(n, 96)} entries, got {first} and {second}$"
     ):
         spectral_displacement(np.ones(first), np.ones(second), n_values=n, reference_norm=1.0)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 1000), size=st.sampled_from([0.0, 1e-6, 1e-2, 1.0]))
+def test_whole_spectra_bound_their_sketches_and_are_bounded_by_the_weights(seed: int, size: float) -> None:
+    """Jensen below, Hoffman-Wielandt above (Horn and Johnson, Matrix Analysis, 2nd ed., corollary 7.3.5)."""
+    rng = np.random.default_rng(seed)
+    old = rng.normal(size=(200, 150))
+    new = old + size * rng.normal(size=(200, 150))
+    evals, reference = (np.sort(np.linalg.svd(values, compute_uv=False)) ** 2 for values in (new, old))
+    whole = relative_displacement(evals, reference)
+    sketched = spectral_displacement(
+        sketch_spectrum(evals), sketch_spectrum(reference), n_values=150, reference_norm=float(np.sum(reference))
+    )
+    assert sketched <= whole + 1e-12
+    assert whole <= np.linalg.norm(new - old) / np.linalg.norm(old) + 1e-12
+    assert relative_displacement(4.0 * evals, 4.0 * reference) == pytest.approx(whole, rel=1e-12)
+    assert (whole == 0.0) == (size == 0.0)
+
+
+def test_displacement_of_whole_spectra_by_hand() -> None:
+    assert relative_displacement(np.array([1.0, 16.0]), np.array([0.0, 25.0])) == pytest.approx(np.sqrt(2.0) / 5.0)
+
+
+@pytest.mark.parametrize(
+    ("evals", "reference", "message"),
+    [([1.0], [1.0, 2.0], "of one length"), ([], [], "of one length"), ([1.0], [0.0], "reference are zero")],
+)
+def test_displacement_refuses(evals: list[float], reference: list[float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        relative_displacement(np.array(evals), np.array(reference))

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 from spectral.analysis import analyze
 from spectral.deltas import delta_source
-from spectral.distances import distances
 from spectral.model_comparison import compare_models
+from spectral.model_distances import distances
 from tests.core.oracle import module_tree
 from tests.core.oracle_cross import oracle_deltas, oracle_distances
 from tests.core.test_parity import FLOATS, INTEGERS
@@ -41,7 +41,7 @@ def tuned(base: Tensors) -> Tensors:
     for tensor in changed.values():
         if tensor.ndim == 2:
             left, right = (torch.randn(n, generator=generator) for n in tensor.shape)
-            tensor += 1e-3 * torch.outer(left, right)
+            tensor.add_(1e-3 * torch.outer(left, right))
     return changed
 
 

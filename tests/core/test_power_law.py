@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,8 +17,10 @@ from spectral.power_law import (
     EVALS_THRESHOLD,
     MIN_LOG_SPREAD,
     PowerLawFit,
+    PowerLawProfile,
     alpha_at_tail,
     fit_power_law,
+    power_law_profile,
 )
 
 if TYPE_CHECKING:
@@ -295,3 +298,68 @@ class TestFailures:
         fit_power_law(evals)
         alpha_at_tail(evals, 30)
         np.testing.assert_array_equal(evals, before)
+
+
+class TestRange:
+    def test_smallest_distance_within(self) -> None:
+        evals = pareto(2.5, 300, 4)
+        profile = power_law_profile(evals)
+        assert isinstance(profile, PowerLawProfile)
+        inside = (profile.xmins >= 2.0) & (profile.xmins <= 4.0)
+        fit = fit_power_law(evals, xmin_range=(2.0, 4.0))
+        assert isinstance(fit, PowerLawFit)
+        best = int(np.argmin(profile.distances[inside]))
+        assert (fit.xmin, fit.alpha) == (profile.xmins[inside][best], profile.alphas[inside][best])
+        assert fit.xmin != fitted(evals).xmin
+
+    def test_ends_are_candidates(self) -> None:
+        evals = pareto(2.5, 300, 4)
+        for value in (evals[0], evals[7]):
+            fit = fit_power_law(evals, xmin_range=(float(value), float(value)))
+            assert isinstance(fit, PowerLawFit)
+            assert fit.xmin == value
+
+    def test_no_candidate(self) -> None:
+        fit = fit_power_law(pareto(2.5, 300, 4), xmin_range=(0.1, 0.2))
+        assert isinstance(fit, FitFailure)
+        assert fit.reason is FitFailureReason.REFUSED
+        assert fit.detail == "no tail begins at an eigenvalue between 0.1 and 0.2, where xmin was to lie"
+
+
+class TestProfile:
+    @pytest.mark.parametrize("n", [12, 300])
+    def test_is_the_slow_scan(self, n: int) -> None:
+        evals = pareto(2.5, n, 4)
+        profile = power_law_profile(evals)
+        assert isinstance(profile, PowerLawProfile)
+        expected = slow_scan(evals)
+        np.testing.assert_array_equal(profile.xmins, [evals[i] for i, _, _ in expected])
+        np.testing.assert_allclose(profile.alphas, [alpha for _, alpha, _ in expected], rtol=1e-10)
+        np.testing.assert_allclose(profile.distances, [distance for _, _, distance in expected], atol=1e-11)
+
+    @settings(max_examples=60, deadline=None)
+    @given(spectra(min_size=8))
+    def test_the_fit_is_its_first_minimum(self, evals: NDArray[np.float64]) -> None:
+        profile, fit = power_law_profile(evals, min_evals=2), fit_power_law(evals, min_evals=2)
+        if isinstance(profile, FitFailure):
+            assert profile == fit
+            return
+        assert isinstance(fit, PowerLawFit)
+        best = int(np.argmin(profile.distances))
+        assert (fit.xmin, fit.alpha, fit.D) == (profile.xmins[best], profile.alphas[best], profile.distances[best])
+
+    def test_is_read_only_also_in_another_process(self) -> None:
+        profile = power_law_profile(pareto(2.5, 60, 1))
+        assert isinstance(profile, PowerLawProfile)
+        copy = pickle.loads(pickle.dumps(profile))
+        for name in ("xmins", "alphas", "distances"):
+            np.testing.assert_array_equal(getattr(copy, name), getattr(profile, name))
+            with pytest.raises(ValueError, match="read-only"):
+                getattr(copy, name)[0] = 0.0
+
+
+def test_many_starts_are_bounded_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    evals = pareto(2.5, 400, 6)
+    whole = fitted(evals)
+    monkeypatch.setattr(power_law, "_BLOCK_VALUES", 1000)
+    assert fitted(evals) == whole

@@ -19,9 +19,9 @@ from spectral.sharpness import (
     SeededPermutation,
     SharpenLayer,
     TrapEdge,
+    clip_permuted,
     marchenko_pastur_edge,
     permute_elements,
-    remove_traps,
     restore_elements,
     sharpen_model,
 )
@@ -63,7 +63,7 @@ class TestOneMatrix:
         n_traps = min(n_traps, min(shape) - 1)
         permutation = permutation_of(matrix, seed)
         before = singular_values(matrix.ravel()[permutation].reshape(shape))
-        cleaned = remove_traps(matrix, permutation=permutation, n_traps=n_traps)
+        cleaned = clip_permuted(matrix, permutation=permutation, n_traps=n_traps)
         after = singular_values(cleaned.ravel()[permutation].reshape(shape))
         np.testing.assert_allclose(after, np.minimum(before, before[n_traps]), rtol=0.0, atol=1e-10 * before[0])
         if n_traps == 0:
@@ -74,10 +74,10 @@ class TestOneMatrix:
     def test_threshold(self, shape: tuple[int, int], seed: int, threshold: float) -> None:
         matrix = heavy_tailed(*shape, seed=seed)
         permutation = permutation_of(matrix, seed)
-        cleaned = remove_traps(matrix, permutation=permutation, threshold=threshold)
+        cleaned = clip_permuted(matrix, permutation=permutation, threshold=threshold)
         after = singular_values(permute_elements(cleaned, permutation))
         assert after[0] <= threshold * (1.0 + 1e-9)
-        again = remove_traps(cleaned, permutation=permutation, threshold=threshold)
+        again = clip_permuted(cleaned, permutation=permutation, threshold=threshold)
         np.testing.assert_allclose(again, cleaned, rtol=0.0, atol=1e-10 * np.abs(matrix).max())
 
     def test_both(self) -> None:
@@ -87,7 +87,7 @@ class TestOneMatrix:
         before = singular_values(permute_elements(matrix, permutation))
         threshold = 0.5 * float(before[2] + before[1])
         for n_traps, n_lowered in ((1, 1), (2, 2), (5, 2)):
-            cleaned = remove_traps(matrix, permutation=permutation, n_traps=n_traps, threshold=threshold)
+            cleaned = clip_permuted(matrix, permutation=permutation, n_traps=n_traps, threshold=threshold)
             expected = np.sort(np.r_[[threshold] * n_lowered, before[n_lowered:]])[::-1]
             np.testing.assert_allclose(singular_values(permute_elements(cleaned, permutation)), expected, rtol=1e-9)
 
@@ -102,13 +102,13 @@ class TestOneMatrix:
     def test_a_view_and_its_type(self) -> None:
         matrix = np.moveaxis(heavy_tailed(20, 12, 3), 2, 0)[1].astype(np.float32)
         before = matrix.copy()
-        cleaned = remove_traps(matrix, permutation=permutation_of(matrix), n_traps=1)
+        cleaned = clip_permuted(matrix, permutation=permutation_of(matrix), n_traps=1)
         assert (cleaned.dtype.name, cleaned.shape) == ("float32", (20, 12))
         assert np.array_equal(matrix, before)
 
     def test_the_trap_is_lowered_and_the_signal_stays(self) -> None:
         matrix = trapped(100, 60)
-        cleaned = remove_traps(matrix, permutation=permutation_of(matrix), threshold=3.0)
+        cleaned = clip_permuted(matrix, permutation=permutation_of(matrix), threshold=3.0)
         assert cleaned[7, 9] < 4.0
         _, singular, right = np.linalg.svd(cleaned, full_matrices=False)
         assert singular[0] == pytest.approx(12.0, rel=0.05)
@@ -128,14 +128,14 @@ class TestOneMatrix:
     def test_impossible(self, options: dict[str, Any], message: str) -> None:
         matrix = heavy_tailed(6, 5)
         with pytest.raises(OptionError, match=message):
-            remove_traps(matrix, permutation=np.arange(30), **options)
+            clip_permuted(matrix, permutation=np.arange(30), **options)
 
     @pytest.mark.parametrize(
         "permutation", [np.arange(29), np.zeros(30, dtype=int), np.arange(1, 31), -np.arange(30), np.arange(30.0)]
     )
     def test_what_is_no_permutation(self, permutation: Any) -> None:
         with pytest.raises(OptionError, match="expected a permutation of 30 elements"):
-            remove_traps(heavy_tailed(6, 5), permutation=permutation, n_traps=1)
+            clip_permuted(heavy_tailed(6, 5), permutation=permutation, n_traps=1)
 
 
 class TestSeededPermutation:
@@ -184,7 +184,7 @@ class TestModels:
         permuted = permute_elements(before["trapped.weight"], permutation)
         edge = marchenko_pastur_edge(spectrum_of(permuted))
         assert isinstance(edge, TrapEdge)
-        expected = remove_traps(
+        expected = clip_permuted(
             before["trapped.weight"], permutation=permutation, n_traps=1, threshold=float(np.sqrt(edge.clip_to))
         )
         np.testing.assert_allclose(result.model["trapped.weight"], expected, rtol=0.0, atol=1e-12)

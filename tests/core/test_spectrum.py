@@ -171,8 +171,8 @@ class TestStreaming:
 
     def test_a_block_is_all_that_becomes_float64(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(spectrum_module, "BLOCK_VALUES", 600)
-        blocks = list(spectrum_module._tall_blocks(heavy_tailed(60, 500).astype(np.float32)))
-        assert {block.shape for block in blocks} == {(10, 60)}
+        blocks = list(spectrum_module._tall_blocks(heavy_tailed(60, 480).astype(np.float32)))
+        assert {block.shape for block in blocks} == {(30, 60)}  # half a square
         assert {block.dtype for block in blocks} == {np.dtype(np.float64)}
 
 
@@ -283,7 +283,7 @@ class TestDegenerate:
         )
 
     def test_lapack_gives_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def fail(matrix: NDArray[np.float64]) -> None:
+        def fail(matrix: NDArray[np.float64], *, overwrite: bool) -> None:
             raise np.linalg.LinAlgError("Eigenvalues did not converge")
 
         monkeypatch.setattr(spectrum_module, "symmetric_eigenvalues", fail)
@@ -312,3 +312,34 @@ class TestRecord:
         before = values.copy()
         spectrum_of(values)
         np.testing.assert_array_equal(values, before)
+
+
+class TestLanes:
+    """A large matrix is added up on two threads: the sums are those of one thread, in another order."""
+
+    @pytest.mark.parametrize("shape", [(90, 60), (60, 90), (7, 5), (64, 64)])
+    def test_same_spectrum(self, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+        values = heavy_tailed(*shape)
+        expected = spectrum_of(values)
+        monkeypatch.setattr(spectrum_module, "BLOCK_VALUES", 4 * min(shape))
+        monkeypatch.setattr(spectrum_module, "LANES_FROM", 1.0)
+        found = spectrum_of(values)
+        np.testing.assert_allclose(found.evals, expected.evals, rtol=1e-9)
+        assert (found.n_dead_rows, found.n_dead_columns) == (0, 0)
+        assert [spectrum_of(values).evals.tobytes() for _ in range(5)] == [found.evals.tobytes()] * 5
+
+    def test_dead_rows_are_counted_in_every_lane(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(spectrum_module, "BLOCK_VALUES", 40)
+        monkeypatch.setattr(spectrum_module, "LANES_FROM", 1.0)
+        values = heavy_tailed(90, 10)
+        values[::3] = 0.0
+        assert spectrum_of(values).n_dead_rows == 30
+
+    def test_an_overflow_is_found_in_every_lane(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(spectrum_module, "BLOCK_VALUES", 40)
+        monkeypatch.setattr(spectrum_module, "LANES_FROM", 1.0)
+        values = heavy_tailed(90, 10)
+        values[70, 3] = 1e200
+        found = compute(values)
+        assert isinstance(found, SpectrumFailure)
+        assert found.kind == "overflow"

@@ -57,7 +57,8 @@ class TestAgainstPowerlaw:
         normalized, _ = quietly(theirs.distribution_compare, "power_law", alternative, normalized_ratio=True)
         ours = compared(evals, xmin, alternative)
         assert ours.ratio == pytest.approx(float(ratio), rel=1e-4)
-        assert ours.normalized_ratio == pytest.approx(float(normalized), rel=1e-4)
+        # Its simplex ends within 2e-4 of Λ, which the spread of the differences shows and their sum does not.
+        assert ours.normalized_ratio == pytest.approx(float(normalized), rel=5e-4)
         # 1 - cdf of χ² has lost what lies below 1e-16.
         assert ours.p_value == pytest.approx(float(p_value), rel=2e-3, abs=1e-12)
         assert ours.alternative == alternative
@@ -93,9 +94,8 @@ class TestLogNormal:
 
         ours = fit_lognormal(evals, xmin)
         assert isinstance(ours, LogNormalFit)
-        result = minimize(
-            loss, (ours.mu + 0.1, math.log(ours.sigma) + 0.1), method="Nelder-Mead", options={"maxiter": 2000}
-        )
+        start = np.array([ours.mu + 0.1, math.log(ours.sigma) + 0.1])
+        result = minimize(loss, start, method="Nelder-Mead", options={"maxiter": 2000})
         assert ours.log_likelihood == pytest.approx(-loss(np.array([ours.mu, math.log(ours.sigma)])), rel=1e-10)
         assert ours.log_likelihood >= -float(result.fun) - 1e-6
 
@@ -144,7 +144,7 @@ class TestRatio:
     def test_a_law_it_is_a_case_of_is_never_worse(self, alpha: float, seed: int) -> None:
         evals = pareto(alpha, 60, seed)
         for alternative in ("truncated_power_law", "lognormal"):
-            ratio = compare_tail(evals, at(evals, 1.0), alternative)  # type: ignore[arg-type]
+            ratio = compare_tail(evals, at(evals, 1.0), alternative)
             assert isinstance(ratio, LikelihoodRatio)
             assert ratio.ratio <= 1e-9
             assert 0.0 <= ratio.p_value <= 1.0

@@ -116,8 +116,8 @@ class TestAgainstTheIncumbent:
         assert ours.fit.Lambda == pytest.approx(theirs.value("layer", "Lambda"), rel=1e-4)
 
     def test_peak_where_its_range_does_not_matter(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Its range begins at the logarithm of the peak; here the best xmin of that range is also one of ours."""
-        evals = np.concatenate([np.geomspace(0.5, 0.96, 12), pareto(2.4, 88, 8)])
+        """Its range begins at the logarithm of the peak; here nothing lies between that and the peak."""
+        evals = (1.0 - (np.arange(100) + 0.5) / 100.0) ** (-1.0 / 1.4)
         values = np.diag(np.sqrt(evals)).astype(np.float32)
         theirs = run_oracle_with_powerlaw(
             monkeypatch,
@@ -277,7 +277,7 @@ class TestOptions:
         "options",
         [
             {"fix_fingers": "clip_xmax", "xmax": "force", "max_fingers": 1, "finger_thresh": 1},
-            {"fit": "E_TPL", "fix_fingers": "xmin_peak", "xmin_max": 60},
+            {"fit": "E_TPL", "fix_fingers": "xmin_peak", "xmin_max": 100},
             {"fit": "E_TPL", "xmax": -3},
             {"fit": "TPL", "fix_fingers": "clip_xmax"},
         ],

@@ -39,11 +39,13 @@ def goodness(evals: NDArray[np.float64], **options: Any) -> GoodnessOfFit:
 
 class TestInterval:
     def test_coverage(self) -> None:
-        """95.7% in 1,900 draws of 500 values with 200 replicas (benchmarks/tails.py); fewer of both here."""
-        intervals = [interval(pareto(3.0, 200, seed), n_replicas=60, seed=seed) for seed in range(100)]
+        """95.6% in 1,900 draws of 500 values with 200 replicas (benchmarks/tails.py); fewer of both here."""
+        intervals = [interval(pareto(3.0, 200, seed), n_replicas=50, seed=seed) for seed in range(60)]
         covered = sum(one.low <= 3.0 <= one.high for one in intervals)
-        # 100 draws of 0.94: below 85 or above 99 once in a thousand.
-        assert 85 <= covered <= 99
+        # 60 draws of 0.94: below 49 once in a thousand.
+        assert 49 <= covered <= 60
+        # All of them would also cover if they were as wide as one likes.
+        assert float(np.median([one.high - one.low for one in intervals])) < 1.2
 
     def test_does_not_depend_on_the_exponent_but_by_scale(self) -> None:
         """x -> x^c turns α-1 into (α-1)/c, and nothing else changes."""
@@ -80,10 +82,10 @@ class TestInterval:
 
 class TestGoodnessOfFit:
     def test_true_power_laws_are_kept_at_the_nominal_rate(self) -> None:
-        p_values = [goodness(pareto(3.0, 150, seed), n_replicas=50, seed=seed).p_value for seed in range(150)]
+        p_values = [goodness(pareto(3.0, 150, seed), n_replicas=40, seed=seed).p_value for seed in range(80)]
         share = float(np.mean(np.array(p_values) <= 0.1))
-        # 150 draws of 0.1: above 28 once in a thousand.
-        assert 2 / 150 <= share <= 28 / 150
+        # 80 draws of 0.1: none or above 18 once in a thousand.
+        assert 0 < share <= 18 / 80
         assert 0.3 < float(np.mean(p_values)) < 0.7
 
     def test_a_bend_is_seen(self) -> None:
@@ -92,9 +94,9 @@ class TestGoodnessOfFit:
         assert goodness(evals, seed=1).p_value <= 0.1
 
     def test_log_normal_tails(self) -> None:
-        """A wide one is rejected nearly always when it is large; xmin may flee into the end of a small one."""
+        """Rejected where the tail is long; left free, xmin may flee into the last few values."""
         p_values = []
-        for seed in range(12):
+        for seed in range(5):
             evals = np.sort(np.random.default_rng(seed).lognormal(0.0, 1.0, 4000))
             whole = fit_power_law(evals, xmin_range=(float(evals[400]), float(evals[2000])))
             assert isinstance(whole, PowerLawFit)

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
+from spectral.cutoff_integrals import cutoff_moments
 from spectral.fits import FitFailure, FitFailureReason
 from spectral.power_law import fit_power_law
+from spectral.truncated_likelihood import maximise_likelihood
 from spectral.truncated_power_law import (
     MIN_TRUNCATED_TAIL,
     TruncatedPowerLawFit,
@@ -21,7 +23,7 @@ from spectral.truncated_power_law import (
     truncated_log_likelihoods,
 )
 from tests.core.powerlaw_oracle import mpmath, powerlaw_fit, quietly
-from tests.core.spectra import truncated_pareto
+from tests.core.spectra import pareto, truncated_pareto
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,8 +52,10 @@ def slow_fit_at(tail: NDArray[np.float64]) -> tuple[float, float, float]:
         return -slow_log_likelihood(tail, alpha, Lambda, float(tail[0])) if alpha >= 0.0 else math.inf
 
     begins = [(alpha, math.log(share / float(np.mean(tail)))) for alpha in (0.5, 2.0) for share in (0.05, 1.0)]
-    options = {"xatol": 1e-7, "fatol": 1e-9, "maxiter": 1000}
-    results = [minimize(loss, begin, method="Nelder-Mead", options=options) for begin in begins]
+    results = [
+        minimize(loss, np.array(begin), method="Nelder-Mead", options={"xatol": 1e-7, "fatol": 1e-9})
+        for begin in begins
+    ]
     best = min(results, key=lambda result: float(result.fun))
     return float(best.x[0]), math.exp(float(best.x[1])), -float(best.fun)
 
@@ -229,3 +233,40 @@ class TestFailures:
     def test_bad_evals(self) -> None:
         with pytest.raises(ValueError, match=r"^evals must be one-dimensional, ascending and finite"):
             fit_truncated_power_law(np.append(np.geomspace(1, 9, 30), np.nan))
+
+
+class TestScoring:
+    @settings(max_examples=200, deadline=None)
+    @given(
+        st.lists(st.floats(0.0, 3.0), min_size=8, max_size=60, unique=True),
+        st.floats(-5.0, 0.8),
+        st.floats(0.0, 20.0),
+    )
+    def test_every_tail_that_has_a_maximum_ends_there(
+        self, log_values: list[float], exponent: float, outlier: float
+    ) -> None:
+        """Means under the law are those of the tail; or α, or z, is at its edge and would go beyond."""
+        u = np.sort(np.array(log_values)) * 10.0**exponent
+        u -= u[0]
+        u[-1] += outlier
+        assume(u[-1] > 1e-6)
+        mean_logs, mean_values = np.array([u.mean()]), np.array([np.exp(u).mean()])
+        optima = maximise_likelihood(mean_logs, mean_values)
+        edge = np.array([1.0 / (float(mean_values[0]) - 1.0)])
+        has_one = bool(cutoff_moments(np.zeros(1), edge)[1][0, 0] > mean_logs[0])
+        assert bool(optima.has_one[0]) is has_one
+        if has_one and optima.z[0] > 0.0:
+            assert optima.alpha[0] > 0.0
+            _, means, covariances = cutoff_moments(optima.alpha, optima.z)
+            # In units of the standard deviation of one value.
+            assert abs(means[0, 0] - mean_logs[0]) < 1e-4 * math.sqrt(covariances[0, 0])
+            assert abs(means[0, 1] - mean_values[0]) < 1e-4 * math.sqrt(covariances[0, 2])
+        elif has_one:
+            assert optima.alpha[0] == pytest.approx(1.0 + 1.0 / float(mean_logs[0]), rel=1e-12)
+            assert optima.alpha[0] > 2.0
+
+    def test_far_value(self) -> None:
+        """A step that let α go along with z ended nowhere on this one."""
+        fit = fitted(pareto(2.0, 60, 0), xmin=1.0)
+        assert fit.Lambda == pytest.approx(6.47e-5, rel=1e-2)
+        assert fit.alpha == pytest.approx(1.9716, abs=1e-3)

@@ -8,8 +8,7 @@ similarity (uncentred linear CKA: Kornblith et al., ICML 2019, eq. 1 without the
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -17,11 +16,12 @@ import numpy as np
 
 from spectral.analysis import Description, describe
 from spectral.errors import OptionError
-from spectral.execution import run_all, single_threaded_blas
+from spectral.execution import by_layer_name, run_all, single_threaded_blas
 from spectral.loaders.protocol import LayerType
 from spectral.pairing import pair_models
+from spectral.selection import Selection, select_matrices
 from spectral.spectrum import BLOCK_VALUES
-from spectral.weights import MatrixSpec, as_weight_matrix
+from spectral.weights import MatrixSpec, UnanalysedTensor, load_matrix, plan_matrices
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from spectral.execution import Progress
     from spectral.loaders.protocol import TensorSource
     from spectral.pairing import ModelPairing
 
@@ -143,9 +144,10 @@ def distances(
     model_2: object,
     *,
     method: DistanceMethod = "raw",
-    layers: Iterable[str] = (),
+    layers: int | str | Iterable[int | str] = (),
     executor: Executor | None = None,
     n_workers: int | None = None,
+    progress: Progress | None = None,
 ) -> Distances:
     """Compare the weights of two models of one architecture.
 
@@ -156,9 +158,10 @@ def distances(
     method : {"raw", "euclidean", "cka"}
         Frobenius norm of the difference of whole tensors (and of the biases), its mean over slices, or the
         similarity cka.
-    layers : iterable of str
-        Shell patterns of the layer names to compare; default all.
-    executor, n_workers
+    layers : int, str, or iterable of these
+        Ids, types, names and patterns of the layers to compare, as for :class:`spectral.selection.Selection`;
+        default all.
+    executor, n_workers, progress
         As for :func:`spectral.analyze`.
 
     Returns
@@ -171,7 +174,7 @@ def distances(
     ModelMismatchError
         The models are of different architectures.
     OptionError
-        An unknown method, or a pattern that matches no layer.
+        An unknown method, or an entry of ``layers`` that names no layer.
 
     Notes
     -----
@@ -182,21 +185,30 @@ def distances(
         raise OptionError(f"method must be one of {', '.join(get_args(DistanceMethod))}, got {method!r}")
     first, second = (model if isinstance(model, Description) else describe(model) for model in (model_1, model_2))
     pairing = pair_models(first.source, second.source)
-    patterns = _checked_patterns(layers, [spec.name for spec in first.matrices])
+    selection = Selection(layers=(layers,) if isinstance(layers, (str, int)) else tuple(layers))
+    wanted = set(select_matrices(first.matrices, selection)[0])
     pairs, alone = pair_matrices(first, second, pairing)
     tasks = [
         _DistanceTask(
             first=first.source, second=second.source, spec=spec, partner=partner, biases=biases, method=method
         )
         for (spec, partner), biases in zip(pairs, _biases([spec for spec, _ in pairs], pairing), strict=True)
-        if _is_wanted(spec.name, patterns)
+        if spec in wanted
     ]
-    costs = [float(task.spec.rows * task.spec.columns * task.spec.rf) for task in tasks]
-    found = run_all(_compare, tasks, costs=costs, executor=executor, n_workers=n_workers)
+    costs = [float(task.spec.rows * task.spec.columns * task.spec.n_slices) for task in tasks]
+    found = run_all(
+        _compare,
+        tasks,
+        costs=costs,
+        executor=executor,
+        n_workers=n_workers,
+        progress=by_layer_name(progress),
+    )
     missing = [
         LayerDistance(name=name, layer_id=None if spec is None else spec.index, reason=reason)
         for name, spec, reason in alone
-        if _is_wanted(name, patterns)
+        # Filters choose matrices of the first model: what is none of them is listed only where nothing is filtered.
+        if spec in wanted or (spec is None and not selection.layers)
     ]
     ordered = sorted([*found, *missing], key=lambda row: math.inf if row.layer_id is None else row.layer_id)
     return Distances(method=method, layers=tuple(ordered))
@@ -210,47 +222,49 @@ def pair_matrices(
     Returns
     -------
     pairs : list of (MatrixSpec, MatrixSpec)
-        Matrices of equal layout in both.
+        Matrices of the first model, and where the same lies in the second.
     alone : list of (name, MatrixSpec or None, reason)
         What cannot be compared: a matrix of the first model (with its spec), or a tensor of either.
     """
-    parts: dict[str, list[MatrixSpec]] = {}
-    for spec in second.matrices:
-        parts.setdefault(spec.tensor, []).append(spec)
-    reasons = {item.name: item.reason for item in second.unanalysed}
-    n_seen: dict[str, int] = {}
+    left_out = _left_out(second)
     pairs: list[tuple[MatrixSpec, MatrixSpec]] = []
     alone: list[tuple[str, MatrixSpec | None, str]] = []
     for spec in first.matrices:
-        position = n_seen.setdefault(spec.tensor, 0)
-        n_seen[spec.tensor] += 1
         reason = pairing.mismatch(spec.tensor)
         if reason is None:
             tensor = pairing.partners[spec.tensor]
-            partners = parts.get(tensor, [])
-            # The role that a module gives a tensor may be missing in a file: equal slices are what counts.
-            if position < len(partners) and _layout(partners[position]) == _layout(spec):
-                pairs.append((spec, partners[position]))
+            reason = left_out.get((tensor, spec.part.name))
+            if reason is None:
+                # Cut as in the first model, also where the second is a file that tells less of its tensors.
+                pairs.append((spec, replace(spec, tensor=tensor, dtype=pairing.infos_second[tensor].dtype)))
                 continue
-            reason = f"in the other model: {reasons.get(tensor, 'read as other matrices')}"
+            reason = f"in the other model: {reason}"
         alone.append((spec.name, spec, reason))
-    alone.extend((item.name, None, item.reason) for item in first.unanalysed)
+    alone.extend((_full_name(item), None, item.reason) for item in first.unanalysed)
     lonely = set(pairing.only_second)
     alone.extend((spec.name, None, ONLY_IN_SECOND) for spec in second.matrices if spec.tensor in lonely)
-    alone.extend((item.name, None, ONLY_IN_SECOND) for item in second.unanalysed if item.name in lonely)
+    alone.extend((_full_name(item), None, ONLY_IN_SECOND) for item in second.unanalysed if item.name in lonely)
     return pairs, alone
 
 
-def _layout(spec: MatrixSpec) -> tuple[int, int, int]:
-    return spec.rows, spec.columns, spec.rf
+def _left_out(description: Description) -> dict[tuple[str, str], str]:
+    """(Tensor, part) -> why the description does not have it although it could."""
+    kept = {(spec.tensor, spec.part.name) for spec in description.matrices}
+    reasons = {(item.name, item.part): item.reason for item in description.unanalysed}
+    planned = [(spec.tensor, spec.part.name) for spec in plan_matrices(description.source.tensors()).matrices]
+    return {key: reasons.get(key, "left out by the options") for key in planned if key not in kept}
+
+
+def _full_name(item: UnanalysedTensor) -> str:
+    return f"{item.name}.{item.part}" if item.part else item.name
 
 
 def _compare(task: _DistanceTask) -> LayerDistance:
     """Load one matrix of each model and compare them; the unit of work of every executor."""
     spec = task.spec
     with single_threaded_blas(), np.errstate(over="ignore", invalid="ignore"):
-        one = as_weight_matrix(spec, task.first.load(spec.tensor)).slices
-        two = as_weight_matrix(task.partner, task.second.load(task.partner.tensor)).slices
+        one = load_matrix(task.first, spec).slices
+        two = load_matrix(task.second, task.partner).slices
         value: float
         if task.method == "raw":
             value = math.sqrt(sum(_squared_distance(*pair) for pair in zip(one, two, strict=True)))
@@ -356,20 +370,6 @@ def _why_not_finite(first: NDArray[Any], second: NDArray[Any]) -> str:
         if not all(np.any(block) for block in values):
             return f"all values of a slice of the {which} model are zero"
     return "the squares of the values leave the range of float64"
-
-
-def _checked_patterns(layers: Iterable[str], names: list[str]) -> tuple[str, ...]:
-    if isinstance(layers, str):
-        raise OptionError(f"layers must be a sequence of patterns, got the string {layers!r}")
-    patterns = tuple(layers)
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise OptionError(f"layers: {pattern!r} matches no layer of the first model")
-    return patterns
-
-
-def _is_wanted(name: str, patterns: tuple[str, ...]) -> bool:
-    return not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -86,6 +86,10 @@ class Trap:
     def cause(self) -> str:
         """``offset`` where all elements share a mean, otherwise ``elements``."""
         return "offset" if self.mean_share >= MEAN_SHARE else "elements"
+
+    def in_slice(self, slice_id: int) -> Trap:
+        """Return the same trap under another number of its slice."""
+        return replace(self, slice_id=slice_id)
 
 
 def trap_table(slices: NDArray[Any], *, name: str, seed: int, level: float, scale: float = 1.0) -> tuple[Trap, ...]:

@@ -1,0 +1,183 @@
+"""The command line of ``ww-gate``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pytest_weightwatcher.console.flags import add_flags, integer
+from pytest_weightwatcher.nodeids import printable
+from pytest_weightwatcher.options import parse_jobs, text_argument
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PROGRAM = "ww-gate"
+USAGE_ERROR = 4
+"""Exit code of whatever is wrong with the input, as in the gate."""
+
+FORMATS = ("table", "csv", "json", "md")
+METHODS = ("raw", "euclidean", "cka")
+PEFT_MODES = ("adapter_only", "with_base", "merged")
+N_LEADING = 10
+"""Leading directions that ``compare`` looks at; that of :mod:`spectral.subspaces`."""
+
+_SUFFIXES = {".csv": "csv", ".json": "json", ".md": "md"}
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one sentence and exit code 4."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(allow_abbrev=False, **arguments)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE_ERROR, f"{self.prog}: error: {printable(message)}; see {self.prog} --help\n")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse what is unknown here, where the options of the subcommand are known."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            known = [name for action in self._actions for name in action.option_strings]
+            close = get_close_matches(unknown[0].partition("=")[0], known, n=1)
+            self.error(f"unknown argument {unknown[0][:100]}" + (f"; did you mean {close[0]}?" if close else ""))
+        return found, unknown
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read a command line; ``--help``, ``--version`` and errors end the program."""
+    arguments = make_parser().parse_args(sys.argv[1:] if argv is None else list(argv))
+    if arguments.format is None:
+        suffix = arguments.output[arguments.output.rfind(".") :].lower() if arguments.output else ""
+        arguments.format = _SUFFIXES.get(suffix, "table")
+    return arguments
+
+
+def make_parser() -> Parser:
+    """Return the parser with its subcommands."""
+    from spectral import __version__
+
+    parser = Parser(
+        prog=PROGRAM,
+        description="Spectra of neural-network checkpoints: nothing in a checkpoint is ever executed.",
+        epilog="Exit codes: 0 done, 4 the input cannot be used as asked, 130 interrupted.",
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    _add_describe(commands)
+    _add_analyze(commands)
+    _add_compare(commands)
+    return parser
+
+
+def _add_describe(commands: Any) -> None:
+    parser = commands.add_parser(
+        "describe",
+        help="what a checkpoint holds, from its headers alone",
+        description="List the layers of checkpoints and the tensors that have no spectrum, with the reasons. "
+        "Reads headers only (with --peft and --stacked, and other formats than safetensors, what these need).",
+    )
+    _add_models(parser)
+    _add_base(parser)
+    _add_output(parser)
+    add_flags(parser, "selection", "form")
+
+
+def _add_analyze(commands: Any) -> None:
+    parser = commands.add_parser(
+        "analyze",
+        help="the spectrum of every layer, its norms, ranks and fits",
+        description="Compute and fit the spectrum of every weight matrix of checkpoints.",
+    )
+    _add_models(parser)
+    _add_base(parser)
+    _add_output(parser)
+    _add_jobs(parser)
+    add_flags(parser, "selection", "form", "fit", "tests")
+
+
+def _add_compare(commands: Any) -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="how far checkpoints are from a base, layer by layer",
+        description="Compare checkpoints with a base of the same architecture: distances of the weights, leading "
+        "singular directions, spectra, ranks and norms, and alpha at the tail of the base.",
+    )
+    parser.add_argument("base", metavar="BASE", type=text_argument, help="checkpoint to compare with")
+    _add_models(parser)
+    _add_output(parser)
+    _add_jobs(parser)
+    parser.add_argument(
+        "--method",
+        choices=METHODS,
+        default="raw",
+        help="distance of the weights: Frobenius norm of the difference, its mean over slices, or the similarity cka "
+        "(default: raw)",
+    )
+    parser.add_argument(
+        "--directions",
+        type=integer,
+        default=N_LEADING,
+        metavar="K",
+        help=f"leading singular directions that are compared (default: {N_LEADING})",
+    )
+    add_flags(parser, "selection")
+
+
+def _add_models(parser: Parser) -> None:
+    parser.add_argument(
+        "models", metavar="MODEL", nargs="+", type=text_argument, help="checkpoint: a file, or a folder with shards"
+    )
+
+
+def _add_base(parser: Parser) -> None:
+    parser.add_argument(
+        "--base-model", type=text_argument, metavar="PATH", help="analyse what each MODEL changed in this one"
+    )
+    parser.add_argument(
+        "--peft",
+        choices=PEFT_MODES,
+        help="each MODEL is a LoRA adapter: its updates alone, these beside updated and base weights, or the merged "
+        "model (the last two with --base-model)",
+    )
+
+
+def _add_output(parser: Parser) -> None:
+    section = parser.add_argument_group("output")
+    section.add_argument("--format", choices=FORMATS, help="default: what the suffix of --output says, otherwise table")
+    section.add_argument("--output", type=text_argument, metavar="FILE", help="write here, not to the terminal")
+    section.add_argument(
+        "--columns",
+        type=_columns,
+        metavar="A,B,..",
+        help="columns of the layer table besides id and name, or: all (not for json, which always has all)",
+    )
+    section.add_argument(
+        "--sort", type=text_argument, metavar="COLUMN[:desc]", help="order of the layers (default: of the model)"
+    )
+    section.add_argument("--top", type=_count, metavar="N", help="only the first N layers of that order")
+
+
+def _add_jobs(parser: Parser) -> None:
+    parser.add_argument(
+        "--jobs",
+        type=parse_jobs,
+        metavar="N",
+        help="matrices analysed at once (default: auto, one per core); results do not depend on it",
+    )
+
+
+def _columns(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"expected names with commas between them, got {text[:100]!r}")
+    return tuple(dict.fromkeys(names))
+
+
+def _count(text: str) -> int:
+    value = integer(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {value}")
+    return value

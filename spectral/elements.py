@@ -1,0 +1,225 @@
+"""The elements of a matrix, taken as draws from one distribution: their scale, their moments, their outliers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spectral.noise_edge import MAX_KURTOSIS_SHARE, edge_factors
+from spectral.tracy_widom import largest_share_scale
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Moments = tuple[float, float, float]
+
+CLIP_SHARE = 0.5
+"""Elements are clipped at this share of σ(NM)^(1/4). From 0.45 to 0.65 the rates hardly differ (t5 entries: 4 to 8%
+at a level of 5%)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ElementStatistics:
+    """Moments of the elements of one matrix, its outliers clipped.
+
+    Attributes
+    ----------
+    n_rows, n_columns : int
+        Shape.
+    variance : float
+        Mean square σ² of the clipped elements (the mean is not removed), > 0.
+    excess_kurtosis : float
+        Fourth moment over the squared variance, minus 3, of the clipped elements.
+    sixth_cumulant : float
+        Of the clipped elements in units of their variance: m6 - 15·m4 + 30.
+    clip_level : float
+        Largest absolute value left, CLIP_SHARE·σ(NM)^(1/4).
+    n_clipped : int
+        Elements beyond it.
+    largest : float
+        Largest absolute value before clipping.
+    norm_bound : float
+        Where the excess kurtosis exceeds :data:`spectral.noise_edge.MAX_KURTOSIS_SHARE` of M, the eigenvalue that
+        noise of these magnitudes hardly exceeds, per unit of variance; otherwise 0.
+    """
+
+    n_rows: int
+    n_columns: int
+    variance: float
+    excess_kurtosis: float
+    sixth_cumulant: float
+    clip_level: float
+    n_clipped: int
+    largest: float
+    norm_bound: float
+
+    @property
+    def detectability_limit(self) -> float:
+        """Singular value below which a rank-one spike leaves no trace in the spectrum: σ(NM)^(1/4)."""
+        return math.sqrt(self.variance) * math.sqrt(math.sqrt(self.n_rows * self.n_columns))
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether the law of the largest eigenvalue holds; where not, a bound takes the place of the edge."""
+        return self.norm_bound == 0.0
+
+    def edge_and_width(self, n_removed: int = 0) -> tuple[float, float]:
+        """Return centre and width of the law of the largest eigenvalue, per unit of variance.
+
+        Parameters
+        ----------
+        n_removed : int
+            Eigenvalues taken out before, less than the smaller dimension.
+        """
+        centre, width = largest_share_scale(self.n_rows - n_removed, self.n_columns - n_removed)
+        edge_factor, width_factor = edge_factors(
+            self.n_rows, self.n_columns, excess_kurtosis=self.excess_kurtosis, sixth_cumulant=self.sixth_cumulant
+        )
+        return max(centre * edge_factor, self.norm_bound), width * width_factor
+
+    def statistic(self, eigenvalue: float, n_removed: int = 0) -> float:
+        """Return t of a largest eigenvalue: under the null it follows the Tracy-Widom law."""
+        centre, width = self.edge_and_width(n_removed)
+        return (eigenvalue / self.variance - centre) / width
+
+
+def in_own_units(block: NDArray[Any]) -> tuple[NDArray[np.float32], float]:
+    """Divide a matrix by its root mean square, so that no later power of its elements leaves float32.
+
+    Parameters
+    ----------
+    block : ndarray of any real type, shape (rows, columns)
+        Values of any magnitude. Not written to.
+
+    Returns
+    -------
+    ndarray of float32, shape (rows, columns)
+        In C order or as the block was.
+    float
+        The unit.
+
+    Raises
+    ------
+    ValueError
+        The block is empty, all zero, or not finite.
+    """
+    if block.ndim != 2 or block.size == 0:
+        raise ValueError(f"expected a matrix with values, got shape {block.shape}")
+    with np.errstate(invalid="ignore"):  # bfloat16 complains of a NaN before it can be told here
+        largest = max(float(np.max(block)), -float(np.min(block)))
+    if not 0.0 < largest < math.inf:
+        raise ValueError(f"expected finite values that are not all zero, got a largest magnitude of {largest}")
+    unit = _root_mean_square(block, largest)
+    if block.dtype.itemsize > 4 or not 1e-30 < unit < 1e30:
+        return (block.astype(np.float64) / unit).astype(np.float32), unit
+    return np.asarray(block.astype(np.float32) * np.float32(1.0 / unit), dtype=np.float32), unit
+
+
+def element_statistics(matrix: NDArray[Any]) -> ElementStatistics:
+    """Return the moments of the elements of one matrix, outliers clipped until the level settles.
+
+    Parameters
+    ----------
+    matrix : ndarray of float, shape (rows, columns)
+        As :func:`in_own_units` gives it: finite and of the order of 1. Not written to.
+
+    Raises
+    ------
+    ValueError
+        The mean square is zero or not finite.
+    """
+    largest = max(float(np.max(matrix)), -float(np.min(matrix)))
+    moments = _moments(matrix)
+    if not (math.isfinite(moments[2]) and moments[2] > 0.0):
+        raise ValueError(f"the elements have no sixth moment in range: {moments[2]!r}")
+    n_clipped = 0
+    level = _clip_level(matrix.shape, moments[0])
+    if largest > level:
+        moments, level, n_clipped = _settle_clipping(matrix, level)
+    second = moments[0]
+    kurtosis = moments[1] / second**2
+    return ElementStatistics(
+        n_rows=matrix.shape[0],
+        n_columns=matrix.shape[1],
+        variance=second,
+        excess_kurtosis=kurtosis - 3.0,
+        sixth_cumulant=moments[2] / second**3 - 15.0 * kurtosis + 30.0,
+        clip_level=level,
+        n_clipped=n_clipped,
+        largest=largest,
+        norm_bound=_norm_bound(matrix, level) / second
+        if kurtosis - 3.0 > MAX_KURTOSIS_SHARE * min(matrix.shape)
+        else 0.0,
+    )
+
+
+def clipped(matrix: NDArray[Any], statistics: ElementStatistics) -> NDArray[Any]:
+    """Return the matrix with its elements clipped as the statistics say (itself where there is nothing to clip)."""
+    if statistics.n_clipped == 0:
+        return matrix
+    return np.asarray(np.clip(matrix, -statistics.clip_level, statistics.clip_level))
+
+
+def _clip_level(shape: tuple[int, ...], variance: float) -> float:
+    return CLIP_SHARE * math.sqrt(variance) * math.sqrt(math.sqrt(shape[0] * shape[1]))
+
+
+def _settle_clipping(matrix: NDArray[Any], level: float) -> tuple[Moments, float, int]:
+    """Clip at CLIP_SHARE of the limit that the clipped elements themselves set.
+
+    For a given set of outliers the level solves a linear equation in its square; the set grows as the level falls,
+    until it stays (Newton's method for a concave function, so never past the goal). With fewer than 4√(NM) elements
+    that are not zero there is no such level. All of them are clipped then, and only their signs are left.
+    """
+    share = CLIP_SHARE**2 * math.sqrt(matrix.size)
+    inliers = np.abs(matrix).ravel()
+    while True:
+        inliers = inliers[inliers <= level].astype(np.float64, copy=False)
+        n_outliers = matrix.size - len(inliers)
+        energy, n_free = float(inliers @ inliers), matrix.size - share * n_outliers
+        if energy == 0.0 or n_free <= 0.0:
+            level = float(np.min(np.abs(matrix[matrix != 0.0]))) / 2.0
+            inliers, n_outliers = inliers[:0], int(np.count_nonzero(matrix))
+            break
+        level = math.sqrt(share * energy / n_free)
+        if not np.any(inliers > level):
+            break
+    squares = inliers**2
+    inner = float(np.sum(squares)), float(squares @ squares), float(squares**2 @ squares)
+    second, fourth, sixth = (
+        (total + n_outliers * level**power) / matrix.size for total, power in zip(inner, (2, 4, 6), strict=True)
+    )
+    return (second, fourth, sixth), level, n_outliers
+
+
+def _norm_bound(matrix: NDArray[Any], level: float) -> float:
+    """Return (largest norm of a row + largest norm of a column)² of the clipped elements.
+
+    The leading term of the bound of Bandeira and van Handel (Ann. Probab. 44, 2016, 2479, theorem 3.1) on the
+    spectral norm of independent symmetric entries, here given their magnitudes.
+    """
+    squares = np.square(np.clip(matrix, -level, level), dtype=np.float64)
+    return math.fsum(math.sqrt(float(np.max(squares.sum(axis=axis)))) for axis in (0, 1)) ** 2
+
+
+def _root_mean_square(block: NDArray[Any], largest: float) -> float:
+    if block.dtype.itemsize > 4 or not 1e-12 < largest < 1e12:
+        relative = block.astype(np.float64).ravel() / largest
+        return largest * math.sqrt(float(np.dot(relative, relative)) / block.size)
+    flat = block.astype(np.float32, copy=False).ravel()
+    return math.sqrt(float(np.dot(flat, flat)) / block.size)
+
+
+def _moments(matrix: NDArray[Any]) -> Moments:
+    """Return the mean square, fourth and sixth power, summed in blocks of rows."""
+    rows = max(1, (1 << 16) // matrix.shape[1])
+    second = fourth = sixth = 0.0
+    for start in range(0, len(matrix), rows):
+        squares = np.square(matrix[start : start + rows]).ravel()
+        second += float(np.sum(squares, dtype=np.float64))
+        fourth += float(squares @ squares)
+        sixth += float((squares * squares) @ squares)
+    return second / matrix.size, fourth / matrix.size, sixth / matrix.size

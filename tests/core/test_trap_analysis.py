@@ -1,0 +1,195 @@
+"""The traps of whole models: found, named by the elements that carry them, removed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+from spectral.analysis import analyze
+from spectral.errors import OptionError
+from spectral.loaders.opening import open_model
+from spectral.trap_analysis import analyze_traps, remove_traps
+from spectral.trap_details import trap_table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+
+def noise(*shape: int, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def planted() -> dict[str, NDArray[Any]]:
+    """Return three noise layers: one with two traps, one convolution with one in its fourth slice, one without."""
+    two, conv = noise(120, 90), noise(40, 36, 3, 3, seed=1)
+    two[7, 11], two[100, 3] = 80.0, -60.0
+    conv[5, 6, 1, 0] = 55.0
+    return {"two.weight": two, "conv.weight": conv, "clean.weight": noise(80, 80, seed=2)}
+
+
+class TestTable:
+    def test_elements_are_named(self) -> None:
+        found = analyze_traps(planted())
+        assert list(found.traps) == ["two", "conv"]
+        first, second = found.traps["two"]
+        assert (first.elements[0].row, first.elements[0].column, first.elements[0].value) == (7, 11, 80.0)
+        assert (second.elements[0].row, second.elements[0].column, second.elements[0].value) == (100, 3, -60.0)
+        assert first.eigenvalue > second.eigenvalue > 0.0
+        assert all(trap.cause == "elements" and trap.p_value < 1e-6 for trap in (first, second))
+
+    def test_a_trap_in_a_slice(self) -> None:
+        (trap,) = analyze_traps(planted()).traps["conv"]
+        assert trap.slice_id == 3
+        assert (trap.elements[0].row, trap.elements[0].column, trap.elements[0].value) == (5, 6, 55.0)
+        # In the scale of the spectrum: λ = (55·√½)² at least, since the element alone has that norm.
+        assert trap.eigenvalue == pytest.approx(0.5 * 55.0**2, rel=0.1)
+
+    def test_slices_that_are_zero_do_not_shift_the_count(self) -> None:
+        tensors = planted()
+        tensors["conv.weight"][:, :, 0, 0] = 0.0
+        (trap,) = analyze_traps(tensors).traps["conv"]
+        assert trap.slice_id == 3
+        assert trap.elements[0].value == 55.0
+
+    def test_shares(self) -> None:
+        (first, _) = analyze_traps(planted()).traps["two"]
+        shares = [element.share for element in first.elements]
+        assert shares == sorted(shares, reverse=True)
+        assert first.share_top5 == pytest.approx(sum(shares[:5]))
+        assert first.share_top10 == pytest.approx(sum(shares[:10]))
+        assert 0.9 < shares[0] <= first.share_top5 <= first.share_top10 <= 1.0
+        assert shares[0] ** 2 <= first.inverse_participation_ratio <= 1.0
+        assert first.mean_share < 0.01
+
+    def test_the_heaviest_elements_by_the_obvious_way(self) -> None:
+        """The table looks at the heaviest rows and columns only; every product of all of them says the same."""
+        weights = planted()["two.weight"]
+        (trap, *_) = trap_table(weights[None], name="x", seed=3, level=0.001)
+        masses = _masses_by_svd(weights, seed=3)
+        heaviest = np.argsort(-masses.ravel())[:10]
+        assert [element.share for element in trap.elements] == pytest.approx(
+            masses.ravel()[heaviest].tolist(), rel=1e-3
+        )
+        assert [(element.row, element.column) for element in trap.elements[:3]] == [
+            divmod(int(place), 90) for place in heaviest[:3]
+        ]
+
+    def test_an_offset_is_told_from_elements(self) -> None:
+        (trap,) = analyze_traps({"x.weight": noise(150, 100) + np.float32(0.5)}).traps["x"]
+        assert trap.cause == "offset"
+        assert trap.mean_share > 0.9
+        assert trap.share_top10 < 0.05
+
+    def test_overlap(self) -> None:
+        """A lone huge element is a singular direction of W itself; one that hides behind a stronger signal is not."""
+        alone = noise(120, 90)
+        alone[7, 11] = 80.0
+        rng = np.random.default_rng(9)
+        left, right = (np.linalg.qr(rng.standard_normal((n, 12)))[0] for n in (120, 90))
+        hidden = (alone + 400.0 * left @ right.T).astype(np.float32)
+        assert analyze_traps({"x.weight": alone}).traps["x"][0].overlap > 0.9
+        hidden_trap = trap_table(hidden[None], name="x", seed=0, level=0.999999)
+        assert all(trap.overlap < 0.6 for trap in hidden_trap)
+
+    def test_details(self) -> None:
+        found = analyze_traps(planted())
+        assert found.details[["longname", "slice_id", "row", "column", "value"]].to_numpy().tolist() == [
+            ["two", 0, 7, 11, 80.0],
+            ["two", 0, 100, 3, -60.0],
+            ["conv", 3, 5, 6, 55.0],
+        ]
+        empty = analyze_traps({"x.weight": noise(60, 60)}).details
+        assert len(empty) == 0
+        assert list(empty.columns) == list(found.details.columns)
+
+    def test_same_bits_for_the_same_seed(self) -> None:
+        assert analyze_traps(planted(), n_workers=1).traps == analyze_traps(planted(), n_workers=2).traps
+        assert analyze_traps(planted(), seed=1).traps != analyze_traps(planted()).traps
+
+    def test_real_traps(self, minilm: Path) -> None:
+        """Column 99 of the output layers of all-MiniLM-L6-v2 has elements a hundred times larger than the others."""
+        found = analyze_traps(minilm, layers=["encoder.layer.0.*"])
+        (trap,) = found.traps["encoder.layer.0.output.dense"]
+        assert (trap.elements[0].row, trap.elements[0].column) == (99, 856)
+        assert trap.elements[0].value == pytest.approx(7.9148, abs=1e-3)
+        assert list(found.traps) == ["encoder.layer.0.output.dense"]
+
+
+def _masses_by_svd(weights: NDArray[Any], *, seed: int) -> NDArray[np.float64]:
+    from spectral.permutation import generator_for, scrambled
+    from spectral.traps import PURPOSE
+
+    indices = np.arange(weights.size).reshape(weights.shape)
+    origin = scrambled(indices, generator_for(seed, "x", PURPOSE, 0))
+    left, _, right = np.linalg.svd(weights.ravel()[origin].astype(np.float64))
+    masses = np.empty(weights.size)
+    masses[origin.ravel()] = np.outer(left[:, 0] ** 2, right[0] ** 2).ravel()
+    return masses.reshape(weights.shape)
+
+
+class TestRemoval:
+    def test_traps_are_gone_and_nothing_else(self) -> None:
+        tensors = planted()
+        removed = remove_traps(tensors)
+        assert {change.spec.name: change.n_changed for change in removed.changes} == {"two": 2, "conv": 1, "clean": 0}
+        assert analyze_traps(removed.model).traps == {}
+        assert np.array_equal(removed.model["clean.weight"], tensors["clean.weight"])
+        change = removed.model["two.weight"] - tensors["two.weight"]
+        carried = np.zeros_like(change, dtype=bool)
+        carried[7, 11] = carried[100, 3] = True
+        assert abs(change[carried]).min() > 30.0
+        assert np.sum(change[~carried] ** 2) < 0.05 * np.sum(change[carried] ** 2)
+        others = [index for index in range(9) if index != 3]
+        new, old = (m["conv.weight"].reshape(40, 36, 9)[:, :, others] for m in (removed.model, tensors))
+        assert np.array_equal(new, old)
+
+    def test_the_argument_is_left_alone(self) -> None:
+        tensors = planted()
+        copies = {name: values.copy() for name, values in tensors.items()}
+        removed = remove_traps(tensors)
+        assert all(np.array_equal(tensors[name], values) for name, values in copies.items())
+        assert removed.model["two.weight"].dtype == np.float32
+
+    def test_torch_module(self) -> None:
+        module = torch.nn.Sequential(torch.nn.Linear(90, 120), torch.nn.ReLU(), torch.nn.Linear(120, 80))
+        with torch.no_grad():
+            module[0].weight.copy_(torch.from_numpy(planted()["two.weight"]))
+        before = module[0].weight.detach().clone()
+        removed = remove_traps(module, layers=["0"])
+        assert isinstance(removed.model, torch.nn.Module)
+        assert torch.equal(module[0].weight, before)
+        assert analyze_traps(removed.model).traps == {}
+        remove_traps(module, inplace=True)
+        assert analyze_traps(module).traps == {}
+
+    def test_structure_survives(self) -> None:
+        rng = np.random.default_rng(4)
+        signal = np.outer(rng.standard_normal(120), rng.standard_normal(90)).astype(np.float32)
+        weights = noise(120, 90) + signal
+        weights[7, 11] = 80.0
+        removed = remove_traps({"x.weight": weights}).model["x.weight"]
+        clean = weights.copy()
+        clean[7, 11] = 0.0
+        one, other = (np.linalg.svd(values)[0][:, 0] for values in (removed, clean))
+        assert abs(float(one @ other)) > 0.99
+
+    def test_real_model(self, minilm: Path) -> None:
+        source = open_model(minilm)
+        name = "encoder.layer.2.output.dense.weight"
+        tensors = {name: source.load(name)}
+        removed = remove_traps(tensors)
+        assert removed.changes[0].n_changed == 2
+        assert analyze_traps(removed.model).traps == {}
+        before, after = (analyze(model).layers[0].metrics["alpha"] for model in (tensors, removed.model))
+        assert after == pytest.approx(before, abs=0.5)
+
+    def test_misuse(self) -> None:
+        with pytest.raises(OptionError, match=r"^layers: 'nope' matches no layer"):
+            remove_traps(planted(), layers=["nope"])
+        with pytest.raises(OptionError, match=r"^false_alarm_rate must lie between 0 and 1"):
+            analyze_traps(planted(), false_alarm_rate=2.0)
