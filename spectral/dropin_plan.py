@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from spectral import dropin_names as ww
 from spectral.adapters import adapter_source
 from spectral.deltas import delta_source
@@ -120,7 +118,7 @@ def _is_counted(spec: MatrixSpec, options: AnalysisOptions, min_evals: int) -> b
 
 def _entries(layers: Any, counted: CountedModel) -> tuple[tuple[int | str, ...], bool]:
     """Return the filters that name matrices, and whether those that keep name layers without any."""
-    wanted = Selection(layers=layers.tolist() if isinstance(layers, np.ndarray) else layers).layers
+    wanted = Selection(layers=layers).layers
     found = tuple(entry for entry in wanted if _matches(entry, counted.plan.matrices))
     for entry in wanted:
         if entry not in found and not _is_known(entry, counted.table.layers):

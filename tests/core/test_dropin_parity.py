@@ -244,6 +244,13 @@ class TestOneLayer:
         theirs, ours = both(zoo, "get_framework_layer", layer=layer)
         assert str(ours) == str(theirs)
 
+    def test_slices_of_a_wide_kernel(self) -> None:
+        theirs, ours = both(
+            lambda: {"wide.weight": torch.arange(12.0 * 21 * 9).reshape(12, 21, 3, 3)}, "get_Weights", layer=1
+        )
+        assert [block.shape for block in ours] == [(21, 12)] * 9
+        np.testing.assert_array_equal(ours, theirs)
+
     @pytest.mark.parametrize("layer", ["linear", "conv2d"])
     def test_random_spectrum(self, layer: str) -> None:
         theirs, ours = both(zoo, "get_ESD", layer=layer, random=True)
