@@ -145,8 +145,8 @@ def largest_share_sf(statistic: float, n_rows: int, n_columns: int) -> float:
     the trace taken out: S - v·S''/2 to the first order in its variance v (Nadler, theorem 1), here as
     S·exp(-v·S''/(2S)), which stays positive however far out. The scale of :func:`largest_share_scale` alone has
     the right mean and variance, but too thin a tail: noise of 64 x 64 had p-values below 1e-3 (1e-4) in 1.3 (1.8)
-    times as many draws as it should, with this in 0.9 (1.25) times as many (40,000 draws). Without either, the test at 5%
-    alarmed in 3.5 to 4.5%.
+    times as many draws as it should, with this in 0.9 (1.25) times as many (40,000 draws). Without either, the test
+    at 5% alarmed in 3.5 to 4.5%.
 
     Parameters
     ----------

@@ -19,6 +19,7 @@ from spectral.tracy_widom import (
     holm,
     largest_eigenvalue_scale,
     largest_share_scale,
+    largest_share_sf,
     tracy_widom_cdf,
     tracy_widom_quantile,
     tracy_widom_sf,
@@ -221,3 +222,42 @@ class TestHolm:
     def test_refuses(self, bad: float) -> None:
         with pytest.raises(ValueError, match="p-values must lie in"):
             holm([0.5, bad])
+
+
+class TestShareSurvival:
+    @pytest.mark.parametrize("size", [32, 64, 256, 1024])
+    @pytest.mark.parametrize("t", [-1.0, 0.5, 2.0, 4.0, 8.0])
+    def test_spreading_it_by_the_trace_gives_the_law_of_the_eigenvalue(self, size: int, t: float) -> None:
+        """The eigenvalue is the ratio times the trace: its law is that of the ratio, spread by that of the trace."""
+        scale = largest_share_scale(size, size)[1] / largest_eigenvalue_scale(size, size)[1]
+        spread = math.sqrt(TRACY_WIDOM_VARIANCE * (1.0 - scale**2))
+        nodes, weights = np.polynomial.hermite_e.hermegauss(24)
+
+        def ratio_sf(point: float) -> float:
+            return largest_share_sf(TRACY_WIDOM_MEAN + (point - TRACY_WIDOM_MEAN) / scale, size, size)
+
+        spread_out = sum(w * ratio_sf(t - spread * x) for x, w in zip(nodes, weights, strict=True)) / weights.sum()
+        # Far out the first order leaves the tail a little too thick, never too thin.
+        assert 0.97 < spread_out / tracy_widom_sf(t) < 1.02 + 0.4 * spread**4 * max(1.0, t / 4.0)
+
+    @pytest.mark.parametrize("shape", [(32, 32), (64, 256), (1024, 1024)])
+    def test_falls_without_a_step(self, shape: tuple[int, int]) -> None:
+        points = np.arange(-7.5, 40.0, 0.1)
+        survival = np.array([largest_share_sf(float(point), *shape) for point in points])
+        assert np.all(np.diff(survival) < 0.0)
+        assert np.all(survival > 0.0)
+        assert np.max(np.abs(np.diff(survival))) < 0.04
+
+    @pytest.mark.parametrize("statistic", [-3.0, 0.0, 3.0, 10.0])
+    def test_large_matrices_know_their_variance(self, statistic: float) -> None:
+        assert largest_share_sf(statistic, 10**6, 10**6) == pytest.approx(tracy_widom_sf(statistic), rel=0.02)
+
+    def test_the_tail_is_thicker_than_the_scale_alone_says(self) -> None:
+        for statistic in (2.0, 4.0, 6.0):
+            assert largest_share_sf(statistic, 64, 64) > 1.1 * tracy_widom_sf(statistic)
+
+    def test_ends(self) -> None:
+        assert largest_share_sf(-math.inf, 64, 64) == 1.0
+        assert largest_share_sf(math.inf, 64, 64) == 0.0
+        with pytest.raises(ValueError, match=r"^the statistic is NaN$"):
+            largest_share_sf(math.nan, 64, 64)
