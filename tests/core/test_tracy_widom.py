@@ -238,7 +238,7 @@ class TestShareSurvival:
 
         spread_out = sum(w * ratio_sf(t - spread * x) for x, w in zip(nodes, weights, strict=True)) / weights.sum()
         # Far out the first order leaves the tail a little too thick, never too thin.
-        assert 0.97 < spread_out / tracy_widom_sf(t) < 1.02 + 0.4 * spread**4 * max(1.0, t / 4.0)
+        assert 0.97 < spread_out / tracy_widom_sf(t) < 1.05 + 0.4 * spread**4 * max(1.0, t / 4.0)
 
     @pytest.mark.parametrize("shape", [(32, 32), (64, 256), (1024, 1024)])
     def test_falls_without_a_step(self, shape: tuple[int, int]) -> None:
