@@ -334,3 +334,11 @@ class TestOptions:
         assert AnalysisOptions(fit="power_law") == AnalysisOptions()
         assert AnalysisOptions(layers=["a"]) == AnalysisOptions(layers=("a",))  # type: ignore[arg-type]
         assert hash(AnalysisOptions(layers=[np.int64(1)])) == hash(AnalysisOptions(layers=(1,)))  # type: ignore[arg-type]
+
+
+def test_an_orthogonal_layer_has_no_tail_but_rounding() -> None:
+    orthogonal, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((64, 64)))
+    for dtype in (np.float32, np.float64):
+        (layer,) = analyze({"x.weight": orthogonal.astype(dtype)}).layers
+        assert layer.reason == "all eigenvalues in the tail are equal"
+        assert "alpha" not in layer.metrics
