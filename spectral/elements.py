@@ -21,6 +21,10 @@ CLIP_SHARE = 0.5
 at a level of 5%)."""
 
 
+NEAR_ONE = (1e-4, 1e4)
+"""From a root mean square above the first to a largest value below the second, sixth powers stay far inside float32."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ElementStatistics:
     """Moments of the elements of one matrix, its outliers clipped.
@@ -91,7 +95,9 @@ class ElementStatistics:
 
 
 def in_own_units(block: NDArray[Any]) -> tuple[NDArray[np.float32], float]:
-    """Divide a matrix by its root mean square, so that no later power of its elements leaves float32.
+    """Divide a matrix by its scale, so that no later power of its elements leaves float32.
+
+    Values of float32 that are near 1 already, as weights are, are taken as they are: the unit is 1.
 
     Parameters
     ----------
@@ -117,6 +123,8 @@ def in_own_units(block: NDArray[Any]) -> tuple[NDArray[np.float32], float]:
     if not 0.0 < largest < math.inf:
         raise ValueError(f"expected finite values that are not all zero, got a largest magnitude of {largest}")
     unit = _root_mean_square(block, largest)
+    if block.dtype == np.float32 and NEAR_ONE[0] < unit and largest < NEAR_ONE[1]:
+        return block, 1.0
     if block.dtype.itemsize > 4 or not 1e-30 < unit < 1e30:
         return (block.astype(np.float64) / unit).astype(np.float32), unit
     return np.asarray(block.astype(np.float32) * np.float32(1.0 / unit), dtype=np.float32), unit
