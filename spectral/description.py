@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from spectral.errors import OptionError
 from spectral.loaders import open_model
 from spectral.options import AnalysisOptions
 from spectral.pipeline import MatrixTask
@@ -89,6 +90,8 @@ def describe(
     Description
         ``.details`` (a DataFrame), ``.matrices``, ``.unanalysed``, ``.coverage``.
     """
+    if not isinstance(options, (AnalysisOptions, type(None))):
+        raise OptionError(f"options must be AnalysisOptions, got {options!r}")
     options = (options or AnalysisOptions()).changed(changes)
     source = _open(model, base_model, peft)
     return describe_plan(source, plan_matrices(source.tensors()), options)
@@ -128,11 +131,12 @@ def describe_plan(source: TensorSource, plan: ModelPlan, options: AnalysisOption
     prepared = prepare_matrices(source, included, options.selection, options.forms, seed=options.seed)
     n_by_choice += _n_values(entry for entry in prepared.left_out if entry.by_choice)
     n_wanted = plan.n_parameters - n_by_choice
-    n_analysed = plan.n_analysed - n_by_choice - _n_values(entry for entry in prepared.left_out if not entry.by_choice)
+    not_analysed = [*(entry for entry in prepared.left_out if not entry.by_choice), *prepared.without_product]
+    n_analysed = plan.n_analysed - n_by_choice - _n_values(not_analysed)
     return Description(
         source=prepared.source,
         matrices=prepared.specs,
-        unanalysed=(*plan.unanalysed, *left_out, *_listed(prepared.left_out)),
+        unanalysed=(*plan.unanalysed, *left_out, *_listed((*prepared.left_out, *prepared.without_product))),
         # What the user left out on purpose is no gap in coverage.
         coverage=n_analysed / n_wanted if n_wanted else 0.0,
         options=options,

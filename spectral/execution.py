@@ -122,8 +122,8 @@ def run_all(
         The first error of a task, in task order; tasks that have not begun are cancelled. What ``progress`` raises
         ends the run, too.
     """
-    if n_workers is not None and n_workers < 1:
-        raise OptionError(f"n_workers must be at least 1, got {n_workers!r}")
+    if n_workers is not None and (type(n_workers) is not int or n_workers < 1):
+        raise OptionError(f"n_workers must be an integer of at least 1, got {n_workers!r}")
     order = sorted(range(len(tasks)), key=lambda index: -costs[index])
     with single_threaded_blas():
         own = executor

@@ -77,7 +77,7 @@ class FormOptions:
             value = getattr(self, option.name)
             if option.name != "channels" and not isinstance(value, bool):
                 raise OptionError(f"{option.name} must be True or False, got {value!r}")
-        if self.channels not in (None, "first", "last"):
+        if not isinstance(self.channels, (str, type(None))) or self.channels not in (None, "first", "last"):
             raise OptionError(f"channels must be 'first', 'last' or None, got {self.channels!r}")
         for is_set, first, second in self._contradictions():
             if is_set:
@@ -120,7 +120,9 @@ def expand_specs(
             reason = f"only vectors under channels={options.channels!r}: each slice has a single row or column"
             left_out.append(LeftOut(spec=spec, reason=reason))
             continue
-        scaled = replace(oriented, scale=_scale(oriented, options))
+        # The real part of a transform has up to twice the rank.
+        max_rank = None if options.fft else oriented.max_rank
+        scaled = replace(oriented, scale=_scale(oriented, options), max_rank=max_rank)
         if options.pool:
             expanded.append(scaled)
         else:

@@ -27,6 +27,12 @@ TORCH_GATES = {4: ("i", "f", "g", "o"), 3: ("r", "z", "n"), 1: ("",)}
 KERAS_GATES = {4: ("i", "f", "c", "o"), 3: ("z", "r", "h"), 1: ("",)}
 """The same in Keras's order and words."""
 
+_EXPERTS = re.compile(r"(^|[._/])experts?([._/]|$)")
+"""A part of the name that says so; an "expertise" or an "experts_norm" is none."""
+
+MAX_EXPERTS = 4096
+"""More experts than any model has: such a tensor is something else."""
+
 _CONVOLUTIONS = {3: LayerType.CONV1D, 4: LayerType.CONV2D, 5: LayerType.CONV3D}
 
 _TORCH_RECURRENT = re.compile(r"(?P<stem>(?:.*\.)?weight_)(?P<kind>ih|hh|hr)(?P<which>(?:_l[0-9]+(?:_reverse)?)?)")
@@ -61,7 +67,7 @@ def _by_name(info: TensorInfo, tensors: Mapping[str, TensorInfo]) -> tuple[Part,
         return _recurrent(info, tensors) or fused_attention(info.name, shape)
     if len(shape) == 3 and info.role is None:
         name = info.name.lower()
-        if "expert" in name:
+        if shape[0] <= MAX_EXPERTS and _EXPERTS.search(name) and "conv" not in name:
             return stack(LayerType.EXPERT, (shape[0], shape[1], shape[2]))
         if "bilinear" in name:
             return pool(LayerType.BILINEAR, (shape[0], shape[1], shape[2]))

@@ -267,9 +267,9 @@ def _compare(task: _DistanceTask) -> LayerDistance:
         two = load_matrix(task.second, task.partner).slices
         value: float
         if task.method == "raw":
-            value = math.sqrt(sum(_squared_distance(*pair) for pair in zip(one, two, strict=True)))
+            value = math.hypot(*(_distance(*pair) for pair in zip(one, two, strict=True)))
         elif task.method == "euclidean":
-            value = float(np.mean([math.sqrt(_squared_distance(*pair)) for pair in zip(one, two, strict=True)]))
+            value = float(np.mean([_distance(*pair) for pair in zip(one, two, strict=True)]))
         else:
             # Only kernels have slices to turn: transformers' Conv1D is of that type, too, and a plain matrix.
             is_kernel = spec.layer_type in _CONVOLUTIONS and bool(spec.part.slice_axes)
@@ -286,8 +286,12 @@ def _compare(task: _DistanceTask) -> LayerDistance:
         delta_W=value if is_finite else None,
         delta_b=delta_b,
         b_shape=b_shape,
-        reason="" if is_finite else _why_not_finite(one, two),
+        reason=_missing_bias(delta_b, b_shape) if is_finite else _why_not_finite(one, two),
     )
+
+
+def _missing_bias(delta_b: float | None, b_shape: tuple[int, ...] | None) -> str:
+    return "delta_b: the biases hold NaN or infinite values" if delta_b is None and b_shape is not None else ""
 
 
 def cka_similarity(first: NDArray[Any], second: NDArray[Any]) -> float:
@@ -320,12 +324,20 @@ def _sum_of_products(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.fl
     return total
 
 
-def _squared_distance(first: NDArray[Any], second: NDArray[Any]) -> float:
-    total = 0.0
+def _distance(first: NDArray[Any], second: NDArray[Any]) -> float:
+    """Return ‖first - second‖_F, block by block, so scaled that no square leaves the range of float64."""
+    largest, total = 0.0, 0.0
     for one, two in _blocks(first, second):
-        difference = one - two
-        total += float(np.vdot(difference, difference))
-    return total
+        difference = np.abs(one - two)
+        peak = float(np.max(difference, initial=0.0))
+        if not math.isfinite(peak):
+            return peak
+        if peak > largest:
+            total *= (largest / peak) ** 2
+            largest = peak
+        if largest > 0.0:
+            total += float(np.sum(np.square(difference / largest)))
+    return largest * math.sqrt(total)
 
 
 def _blocks(first: NDArray[Any], second: NDArray[Any]) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
@@ -340,7 +352,7 @@ def _bias_distance(task: _DistanceTask) -> tuple[float | None, tuple[int, ...] |
     if task.method != "raw" or task.biases is None:
         return None, None
     one, two = (source.load(name) for source, name in zip((task.first, task.second), task.biases, strict=True))
-    value = math.sqrt(_squared_distance(one.reshape(1, -1), two.reshape(1, -1)))
+    value = _distance(one.reshape(1, -1), two.reshape(1, -1))
     return (value if math.isfinite(value) else None), one.shape
 
 

@@ -68,7 +68,8 @@ class NoiseTest:
     noise_sigma : float
         Noise level σ: standard deviation of the elements once the spikes are taken out; 0 where nothing is left.
     n_spikes : int
-        Eigenvalues that cannot be noise, one after the other at :data:`SPIKE_LEVEL` (over all slices).
+        Eigenvalues that cannot be noise, one after the other at :data:`SPIKE_LEVEL` (over all slices). Where there is
+        structure, eigenvalues that large elements cause are among them.
     detectability_limit : float
         Singular value that a rank-one signal must exceed to be seen at all, σ(NM)^(1/4).
     n_clipped : int
@@ -196,8 +197,11 @@ def compare_with_noise(
         if moments.n_clipped:
             largest = largest_eigenvalue(clipped(values, moments), moments, generator)
         statistics.append(moments)
-        tests.append(moments.statistic(largest))
-        levels.append(noise_level(scaled, moments, level=SPIKE_LEVEL))
+        t = moments.statistic(largest)
+        tests.append(t)
+        # Where large elements were clipped and nothing is left, what stands out is these elements: no spike.
+        is_noise = moments.n_clipped > 0 and not moments.p_value(t) <= SPIKE_LEVEL
+        levels.append((moments.variance, 0) if is_noise else noise_level(scaled, moments, level=SPIKE_LEVEL))
         units.append(unit)
     statistic = max(tests)
     largest_unit = max(units)

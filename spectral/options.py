@@ -179,7 +179,10 @@ _FLAGS = (
 def _patterns(exclude: Any) -> tuple[str, ...]:
     if isinstance(exclude, str):
         raise OptionError(f"exclude must be a sequence of patterns, got the string {exclude!r}")
-    patterns = tuple(exclude)
+    try:
+        patterns = tuple(exclude)
+    except TypeError:
+        raise OptionError(f"exclude must be a sequence of patterns, got {exclude!r}") from None
     if not all(isinstance(pattern, str) for pattern in patterns):
         raise OptionError(f"exclude must hold patterns as text, got {patterns!r}")
     return patterns
@@ -207,7 +210,7 @@ def _check_numbers(options: AnalysisOptions) -> None:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -1e308 < value < 1e308
 
 
 def _check_contradictions(options: AnalysisOptions) -> None:
@@ -216,7 +219,7 @@ def _check_contradictions(options: AnalysisOptions) -> None:
             raise OptionError(f"{name} judges a power law: it needs fit='PL', got fit={options.fit!r}")
         if getattr(options, name) and (options.fix_fingers or options.xmax):
             raise OptionError(f"{name} judges the plain power law: fix_fingers and xmax must be left alone")
-    for form in ("intra", "conv2d_fft", "inverse", "fft"):
+    for form in ("intra", "stacked", "conv2d_fft", "inverse", "fft"):
         for test in ("noise_test", "traps", "vectors", "farms"):
             if getattr(options, form) and getattr(options, test):
                 raise OptionError(f"{test} is about the elements of a weight matrix, {form} changes what they are")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from spectral.errors import OptionError
 from spectral.forms import FormOptions, expand_specs
-from spectral.intra import UnalignedPair, intra_source
+from spectral.intra import IntraSource, UnalignedPair, intra_source
 from spectral.selection import LeftOut, Selection, select_matrices
 from spectral.stacking import stacked_source
 from spectral.weights import plan_matrices
@@ -32,6 +33,8 @@ class Preparation:
         Matrices of the model that are not analysed, with reasons.
     unaligned : tuple of UnalignedPair
         With ``intra``, successive layers that have no product.
+    without_product : tuple of LeftOut
+        With ``intra``, the layers that are in no product at all, with the reason.
     longnames : mapping of str to str
         With ``intra``, names of the two layers of each product by its name.
     """
@@ -40,6 +43,7 @@ class Preparation:
     specs: tuple[MatrixSpec, ...]
     left_out: tuple[LeftOut, ...]
     unaligned: tuple[UnalignedPair, ...] = ()
+    without_product: tuple[LeftOut, ...] = ()
     longnames: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -78,9 +82,24 @@ def prepare_matrices(
             specs=_specs_of(intra, forms),
             left_out=no_matrices + left_out,
             unaligned=intra.unaligned,
+            without_product=_without_product(kept, intra),
             longnames=intra.longnames,
         )
     return Preparation(source=source, specs=kept, left_out=no_matrices + left_out)
+
+
+def _without_product(specs: tuple[MatrixSpec, ...], intra: IntraSource) -> tuple[LeftOut, ...]:
+    """Return the layers that no product holds; at least one product there must be."""
+    paired = {spec.index for pair in intra.pairs for spec in (pair.first, pair.second)}
+    reasons = {index: pair.reason for pair in intra.unaligned for index in map(int, pair.name.strip().split(" X "))}
+    left_out = tuple(
+        LeftOut(spec=spec, reason=f"in no product of successive layers: {reasons.get(spec.index, 'none beside it')}")
+        for spec in specs
+        if spec.index not in paired
+    )
+    if not intra.pairs:
+        raise OptionError(f"{intra.source.label}: no two successive layers have a product: {left_out[0].reason}")
+    return left_out
 
 
 def _specs_of(view: TensorSource, forms: FormOptions) -> tuple[MatrixSpec, ...]:

@@ -216,6 +216,8 @@ def sharpen_model(
     OptionError, ModelError
         As :func:`~spectral.transforms.transform_model`.
     """
+    if type(seed) is not int or seed < 0:
+        raise OptionError(f"seed must be an integer of at least 0, got {seed!r}")
     transform = SharpenLayer(edge=edge, permute=permute or SeededPermutation(seed=seed))
     return transform_model(model, transform, layers=layers, inplace=inplace, n_workers=n_workers)
 

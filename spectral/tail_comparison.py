@@ -52,6 +52,8 @@ class LikelihoodRatio:
     is_nested: bool
 
 
+# A candidate whose likelihood leaves the range of float64 is not finite, and so no candidate.
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def compare_tail(evals: NDArray[np.float64], fit: PowerLawFit, alternative: Law) -> LikelihoodRatio | FitFailure:
     """Compare the power law with another law of the same tail, each at its largest likelihood.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from math import isfinite
 from typing import TYPE_CHECKING, Literal
 
 from spectral.bounded_power_law import fit_bounded_power_law
@@ -159,9 +158,9 @@ def _clipped(evals: NDArray[np.float64], options: TailOptions) -> TailFit | FitF
 
 
 def _check(options: TailOptions) -> None:
-    if options.fit not in LAWS:
+    if not isinstance(options.fit, str) or options.fit not in LAWS:
         raise OptionError(f"fit must be one of {', '.join(map(repr, LAWS))}, got {options.fit!r}")
-    if options.fix_fingers not in FIX_FINGERS:
+    if not isinstance(options.fix_fingers, (str, type(None))) or options.fix_fingers not in FIX_FINGERS:
         raise OptionError(f"fix_fingers must be None, 'xmin_peak' or 'clip_xmax', got {options.fix_fingers!r}")
     _check_xmax(options.xmax)
     if options.fit == "E_TPL" and options.fix_fingers == "clip_xmax":
@@ -175,7 +174,7 @@ def _check(options: TailOptions) -> None:
 
 def _check_xmax(xmax: object) -> None:
     is_count = type(xmax) is int and xmax < 0
-    if not (xmax is None or xmax == "force" or is_count):
+    if not (xmax is None or (isinstance(xmax, str) and xmax == "force") or is_count):
         raise OptionError(
             f"xmax must be None, 'force' or a negative number of largest eigenvalues to ignore, got {xmax!r}"
         )
@@ -196,4 +195,4 @@ def _check_numbers(options: TailOptions) -> None:
 
 
 def _is_positive(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value) and value > 0
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e308

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spectral.errors import OptionError
 from spectral.execution import run_all
 from spectral.fits import FitFailure, FitFailureReason
+from spectral.selection import Selection, select_matrices
 from spectral.weights import MatrixSpec, UnanalysedTensor, WeightMatrix, as_weight_matrix, plan_matrices
 from spectral.writable_models import WritableModel, open_for_writing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -134,7 +133,8 @@ def transform_model(
     transform : callable
         From a :class:`~spectral.weights.WeightMatrix` to a :class:`Replacement`, or to the reason for none.
     layers : iterable of int or str
-        Which layers: ids, names or shell patterns of names; or only negative ids: all but these. Empty: all.
+        Which layers, as :class:`spectral.Selection` has it: ids, types, names, shell patterns; a leading ``-`` leaves
+        out. Empty: all.
     inplace : bool
         Write to the caller's own tensors.
     n_workers : int, optional
@@ -148,13 +148,14 @@ def transform_model(
     Raises
     ------
     OptionError
-        A layer that was asked for does not exist, or positive and negative ids are mixed.
+        An entry matches no layer, or positive and negative ids are mixed.
     ModelError
         The model cannot be read, copied or written.
     """
     target = open_for_writing(model, inplace=inplace)
     plan = plan_matrices(target.source.tensors())
-    changes = transform_matrices(target, select_layers(plan.matrices, layers), transform, n_workers=n_workers)
+    chosen, _ = select_matrices(plan.matrices, Selection(layers=layers))  # type: ignore[arg-type]  # made a tuple there
+    changes = transform_matrices(target, chosen, transform, n_workers=n_workers)
     return TransformedModel(model=target.model, changes=changes, unanalysed=plan.unanalysed)
 
 
@@ -184,41 +185,6 @@ def transform_matrices(
     changed = run_all(_transform_tensor, tasks, costs=costs, n_workers=n_workers)
     changes = [*left_out, *(change for changes in changed for change in changes)]
     return tuple(sorted(changes, key=lambda change: change.spec.index))
-
-
-def select_layers(specs: Sequence[MatrixSpec], layers: Iterable[int | str]) -> tuple[MatrixSpec, ...]:
-    """Choose layers by id, name or shell pattern; only negative ids choose all the others.
-
-    Raises
-    ------
-    OptionError
-        Nothing has this id or name, positive and negative ids are mixed, or an entry is neither number nor text.
-    """
-    if isinstance(layers, str):
-        raise OptionError(f"layers must be a sequence of ids and names, got the string {layers!r}")
-    wanted = tuple(layers)
-    if not wanted:
-        return tuple(specs)
-    for entry in wanted:
-        if isinstance(entry, bool) or not isinstance(entry, (int, str)):
-            raise OptionError(f"layers must hold ids and names, got {entry!r}")
-    is_negation = [isinstance(entry, int) and entry < 0 for entry in wanted]
-    if any(is_negation) and not all(is_negation):
-        raise OptionError(f"layers must name what to take, or only what to leave out, got both: {wanted!r}")
-    found = {entry: _indices_of(specs, entry) for entry in wanted}
-    missing = [entry for entry in wanted if not found[entry]]
-    if missing:
-        raise OptionError(f"no layer has the id or name {missing[0]!r}")
-    indices = set().union(*found.values())
-    return tuple(spec for spec in specs if (spec.index in indices) is not any(is_negation))
-
-
-def _indices_of(specs: Sequence[MatrixSpec], entry: int | str) -> set[int]:
-    if isinstance(entry, int):
-        return {spec.index for spec in specs if spec.index == abs(entry)}
-    # A name may hold brackets, which mean something else in a pattern.
-    exact = {spec.index for spec in specs if spec.name == entry}
-    return exact or {spec.index for spec in specs if fnmatchcase(spec.name, entry)}
 
 
 def _tasks(

@@ -119,7 +119,7 @@ def analyze_traps(
         As :func:`spectral.analyze`.
     """
     analysis = analyze(
-        model, layers=tuple(layers), seed=seed, traps=True, false_alarm_rate=false_alarm_rate, n_workers=n_workers
+        model, layers=layers, seed=seed, traps=True, false_alarm_rate=false_alarm_rate, n_workers=n_workers
     )
     traps = describe_traps(analysis, n_workers=n_workers)
     return TrapAnalysis(
@@ -161,7 +161,7 @@ def remove_traps(
         As :func:`spectral.analyze` and :func:`spectral.transform_model`.
     """
     analysis = analyze(
-        model, layers=tuple(layers), seed=seed, traps=True, false_alarm_rate=false_alarm_rate, n_workers=n_workers
+        model, layers=layers, seed=seed, traps=True, false_alarm_rate=false_alarm_rate, n_workers=n_workers
     )
     transform = RemoveTraps(levels=_levels(analysis), seed=seed)
     return transform_model(model, transform, layers=layers, inplace=inplace, n_workers=n_workers)

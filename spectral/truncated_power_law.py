@@ -61,6 +61,8 @@ class TruncatedPowerLawFit:
     log_likelihood: float
 
 
+# A candidate whose likelihood leaves the range of float64 is not finite, and so no candidate.
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def fit_truncated_power_law(
     evals: NDArray[np.float64],
     *,

@@ -562,13 +562,11 @@ class WeightWatcher:
             training_warning(fit.alpha),
         )
 
-    def _set_models(self, model: object, base_model: object) -> None:
-        """Keep what a method was given, as there."""
+    def _set_model(self, model: object) -> None:
+        """Keep the model that a method was given, as there; a base model counts for its call only."""
         if model is not None:
             self.model = _without_wrapper(model)
             self.framework = self.infer_framework(model)
-        if base_model is not None:
-            self.base_model = _without_wrapper(base_model)
         if self.model is None:
             raise OptionError("no model: give it to WeightWatcher(model=...) or to the method")
 
@@ -577,10 +575,12 @@ class WeightWatcher:
         options = analysis_options(given, seed=self.seed)
         mode = adapter_mode(given.get("peft"))
         start_ids = check_start_ids(given.get("start_ids", 0))
-        self._set_models(given.get("model"), None if alone else given.get("base_model"))
+        self._set_model(given.get("model"))
+        base_model = given.get("base_model")
+        base_model = self.base_model if base_model is None else _without_wrapper(base_model)
         counted = open_counted(
             self.model,
-            base_model=None if alone else self.base_model,
+            base_model=None if alone else base_model,
             peft=mode,
             lora_scaling=self.lora_scaling,
             start_ids=start_ids,

@@ -80,5 +80,13 @@ def _describe(label: str, name: str, value: Any) -> TensorInfo:
         raise UnsupportedModelError(
             f"{label}: {name!r} is a {type(value).__name__}, expected a numpy array or a torch tensor"
         )
+    if isinstance(value, np.ma.MaskedArray):
+        raise UnsupportedModelError(f"{label}: {name!r} is a masked array: fill it or take its .data")
     dtype = value.dtype.name
-    return TensorInfo(name=name, shape=value.shape, dtype=dtype, refusal=why_not_float(dtype))
+    refusal = why_not_float(dtype)
+    if value.size and any(
+        stride == 0 and length > 1 for stride, length in zip(value.strides, value.shape, strict=True)
+    ):
+        # A few bytes can claim terabytes this way.
+        refusal = "an expanded view: it repeats values that are stored once"
+    return TensorInfo(name=name, shape=value.shape, dtype=dtype, refusal=refusal)

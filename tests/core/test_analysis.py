@@ -172,7 +172,7 @@ class TestOptions:
 
     @pytest.mark.parametrize("n_workers", [0, -1])
     def test_impossible_workers(self, n_workers: int) -> None:
-        with pytest.raises(OptionError, match=rf"^n_workers must be at least 1, got {n_workers}$"):
+        with pytest.raises(OptionError, match=rf"^n_workers must be an integer of at least 1, got {n_workers}$"):
             analyze({"w": np.ones((4, 4))}, n_workers=n_workers)
 
     def test_exclude(self) -> None:

@@ -160,12 +160,28 @@ def test_layers_without_a_number(method: Any) -> None:
     assert rows["a"].reason == ""
     assert rows["b"].delta_W is None
     assert rows["b"].reason == "1 of 200 values of the second model are NaN or infinite"
-    assert rows["c"].reason == "the squares of the values leave the range of float64"
     if method == "cka":
+        assert rows["c"].reason == "the squares of the values leave the range of float64"
         assert rows["d"].delta_W is None
         assert rows["d"].reason == "all values of a slice of the second model are zero"
     else:
         assert rows["d"].delta_W == pytest.approx(np.linalg.norm(good["d"]))
+        assert rows["c"].delta_W == pytest.approx(1e200 * np.linalg.norm(good["c"]))
+
+
+@pytest.mark.parametrize("method", ["raw", "euclidean"])
+def test_tiny_differences_are_not_zero(method: Any) -> None:
+    values = heavy_tailed(40, 30)
+    (layer,) = distances({"a": values * 1e-170}, {"a": values * 2e-170}, method=method).layers
+    assert layer.delta_W == pytest.approx(1e-170 * np.linalg.norm(values))
+
+
+def test_a_bias_that_is_not_finite_has_a_reason() -> None:
+    good = {"a.weight": heavy_tailed(20, 10), "a.bias": np.ones(20)}
+    (layer,) = distances(good, {**good, "a.bias": np.full(20, np.nan)}).layers
+    assert layer.delta_W == 0.0
+    assert layer.delta_b is None
+    assert layer.reason == "delta_b: the biases hold NaN or infinite values"
 
 
 def test_layers_of_one_model_only_and_tensors_without_matrices_are_rows() -> None:

@@ -342,3 +342,90 @@ def test_an_orthogonal_layer_has_no_tail_but_rounding() -> None:
         (layer,) = analyze({"x.weight": orthogonal.astype(dtype)}).layers
         assert layer.reason == "all eigenvalues in the tail are equal"
         assert "alpha" not in layer.metrics
+
+
+class TestWhatReviewersFound:
+    """Each of these went wrong without a word before."""
+
+    def test_layers_without_a_product_are_listed(self) -> None:
+        tensors = {
+            "a.weight": heavy_tailed(60, 50),
+            "b.weight": heavy_tailed(50, 70),
+            "c.weight": heavy_tailed(33, 44),
+        }
+        analysis = analyze(tensors, intra=True, sparsify=False)
+        assert [layer.name for layer in analysis.layers] == ["0 X 1"]
+        (left_out,) = analysis.unanalysed
+        assert left_out.name == "c.weight"
+        assert left_out.reason.startswith("in no product of successive layers: no shared dimension")
+        assert analysis.coverage == pytest.approx((3000 + 3500) / (3000 + 3500 + 33 * 44))
+
+    def test_no_product_at_all(self) -> None:
+        with pytest.raises(OptionError, match=r"no two successive layers have a product: in no product"):
+            analyze({"a.weight": heavy_tailed(60, 50), "c.weight": heavy_tailed(33, 44)}, intra=True)
+
+    @pytest.mark.parametrize("test", ["noise_test", "traps"])
+    def test_padding_is_no_structure(self, test: str) -> None:
+        with pytest.raises(OptionError, match=rf"^{test} is about the elements of a weight matrix, stacked changes"):
+            analyze(model(), AnalysisOptions().changed({"stacked": True, test: True}))
+
+    def test_the_real_part_of_a_transform_has_twice_the_rank(self) -> None:
+        rng = np.random.default_rng(0)
+        a, b = rng.standard_normal((8, 80)), rng.standard_normal((100, 8))
+        (layer,) = analyze(adapter_of({"q.lora_A.weight": a, "q.lora_B.weight": b}), fft=True).layers
+        expected = np.linalg.norm(np.fft.fft2(0.5 * b @ a).real) ** 2
+        assert layer.metrics["norm"] == pytest.approx(expected, rel=1e-6)
+
+    def test_heavy_elements_are_no_spikes(self) -> None:
+        matrix = np.random.default_rng(0).standard_normal((80, 80))
+        matrix[3, 4] = 30.0
+        (layer,) = analyze({"x.weight": matrix}, noise_test=True).layers
+        assert layer.noise is not None
+        assert layer.noise.p_value > 0.01
+        assert layer.noise.n_spikes == 0
+        assert layer.noise.noise_sigma == pytest.approx(1.0, abs=0.05)
+
+    def test_a_fit_that_failed_leaves_no_gap(self) -> None:
+        few = {"x.weight": np.random.default_rng(0).standard_normal((9, 7))}
+        metrics = analyze(few, detX=True, min_evals=20).layers[0].metrics
+        assert "detX_num" in metrics
+        assert "ERG_gap" not in metrics
+
+    @pytest.mark.parametrize("n_workers", [float("nan"), 1.5, True, "2", 0])
+    def test_workers_are_a_whole_number(self, n_workers: Any) -> None:
+        with pytest.raises(OptionError, match=r"^n_workers must be an integer of at least 1, got"):
+            analyze(model(), n_workers=n_workers)
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"exclude": None},
+            {"fit": []},
+            {"tolerance": 10**400},
+            {"tolerance": float("inf")},
+            {"xmin_max": 10**400, "fix_fingers": "xmin_peak"},
+            {"fix_fingers": np.zeros(2)},
+            {"xmax": np.zeros(2)},
+            {"channels": np.zeros(2)},
+        ],
+    )
+    def test_odd_types(self, changes: dict[str, Any]) -> None:
+        with pytest.raises(OptionError):
+            analyze(model(), **changes)
+
+    @pytest.mark.parametrize("options", [{}, 5])
+    def test_options_of_another_kind(self, options: Any) -> None:
+        with pytest.raises(OptionError, match=r"^options must be AnalysisOptions, got"):
+            analyze(model(), options)
+
+    def test_values_repeated_by_a_view_are_refused(self) -> None:
+        huge = np.broadcast_to(np.float32(1.0), (10**6, 10**6))
+        analysis = analyze({"a.weight": huge, "b.weight": heavy_tailed(30, 20)})
+        assert [layer.name for layer in analysis.layers] == ["b"]
+        assert analysis.unanalysed[0].reason == "an expanded view: it repeats values that are stored once"
+
+    @pytest.mark.parametrize("options", [{"fit": "TPL"}, {"compare_tails": True}])
+    def test_values_of_any_range_warn_of_nothing(self, options: dict[str, Any]) -> None:
+        # Warnings are errors in these tests.
+        matrix = np.random.default_rng(0).standard_normal((100, 80)) * np.logspace(-150, 150, 80)
+        analyze({"x.weight": matrix}, **options)

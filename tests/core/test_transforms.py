@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from spectral import transforms
+from spectral.analysis import analyze
 from spectral.errors import ModelError, OptionError, UnsupportedModelError
 from spectral.fits import FitFailure, FitFailureReason
 from spectral.loaders import open_model
@@ -294,6 +295,13 @@ class TestLayers:
             if name not in ("embed.weight", "head.weight"):
                 assert torch.equal(new, -old if is_chosen else old), name
 
+    def test_entries_mean_what_they_mean_to_analyze(self) -> None:
+        arrays = {"enc.w1": heavy_tailed(20, 12), "enc.w2": heavy_tailed(20, 12), "embed.weight": heavy_tailed(30, 12)}
+        for layers in (["dense"], ["-embed"], ["w*"], "w1", [np.int64(1)], [-2], ["enc.*", "-w2"]):
+            chosen = [layer.name for layer in analyze(arrays, layers=layers).layers]
+            changed = transform_model(arrays, negate, layers=layers).changes
+            assert [change.spec.name for change in changed] == chosen, layers
+
     def test_a_name_with_brackets_is_no_pattern(self) -> None:
         arrays = {"layer[0].weight": heavy_tailed(20, 12), "layer0.weight": heavy_tailed(20, 12)}
         result = transform_model(arrays, negate, layers=["layer[0]"])
@@ -304,14 +312,12 @@ class TestLayers:
     @pytest.mark.parametrize(
         ("layers", "message"),
         [
-            ("embed", "layers must be a sequence of ids and names, got the string 'embed'"),
             ([1.5], "layers must hold ids and names, got 1.5"),
             ([True], "layers must hold ids and names, got True"),
-            ([1, -2], "got both"),
-            (["embed", -2], "got both"),
-            ([17], "no layer has the id or name 17"),
-            ([-17], "no layer has the id or name -17"),
-            (["bert*"], r"no layer has the id or name 'bert\*'"),
+            ([1, -2], "layer ids must be all kept"),
+            ([17], "layers: no layer has the id 17"),
+            ([-17], "layers: no layer has the id 17"),
+            (["bert*"], r"layers: 'bert\*' matches no layer"),
         ],
     )
     def test_impossible(self, layers: Any, message: str) -> None:
