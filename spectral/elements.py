@@ -143,6 +143,7 @@ def element_statistics(matrix: NDArray[Any]) -> ElementStatistics:
     ValueError
         The mean square is zero or not finite.
     """
+    matrix = matrix if matrix.flags.c_contiguous else matrix.T
     largest = max(float(np.max(matrix)), -float(np.min(matrix)))
     moments = _moments(matrix)
     if not (math.isfinite(moments[2]) and moments[2] > 0.0):

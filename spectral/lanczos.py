@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 BLOCK_VALUES = 1 << 18
 """Values of W multiplied at a time: small enough to be still in the cache for the second product."""
 
-CHECK_EVERY = 6
+CHECK_EVERY = 4
 """Steps between two looks at the eigenvalues found so far."""
 
 

@@ -49,8 +49,8 @@ distribution of the largest one to be extrapolated from the others. At M = 32 al
 SPIKE_LEVEL = 0.01
 """Level of the test by which one eigenvalue after the other is taken for a spike when the noise level is estimated."""
 
-ACCURACY = 0.02
-"""Largest eigenvalues are iterated to this share of the width of their law: a p-value of 5% moves by 0.1%."""
+ACCURACY = 0.05
+"""Largest eigenvalues are iterated to this share of the width of their law: a p-value of 5% moves by 0.3% at most."""
 
 MAX_STEPS = 400
 

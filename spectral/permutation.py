@@ -68,26 +68,29 @@ def scrambled(matrix: NDArray[Any], generator: np.random.Generator) -> NDArray[A
     """
     if min(matrix.shape) < MIN_SCRAMBLED:
         return shuffled(matrix, generator)
-    return _mix_rows(_mix_rows(matrix, generator), generator)
+    columns = np.empty(matrix.shape[::-1], dtype=matrix.dtype)
+    strip = np.empty((STRIP, matrix.shape[1]), dtype=matrix.dtype)
+    ways = _ways(matrix.shape, generator)
+    for first in range(0, len(matrix), STRIP):
+        rows = matrix[first : first + STRIP]
+        for row, way, place in zip(rows, ways[first : first + STRIP], strip, strict=False):
+            # mode="clip" spares numpy a buffer; every index is in range.
+            row.take(way, 0, place, "clip")
+        columns[:, first : first + STRIP] = strip[: len(rows)].T
+    # In place, row by row: fresh memory of the size of the matrix costs as much as moving the elements.
+    spare = np.empty(columns.shape[1], dtype=matrix.dtype)
+    for row, way in zip(columns, _ways(columns.shape, generator), strict=True):
+        row.take(way, 0, spare, "clip")
+        row[:] = spare
+    # Transposing is free for products with the matrix, and elements in other places have no rows to keep.
+    return columns.T
 
 
-def _mix_rows(matrix: NDArray[Any], generator: np.random.Generator) -> NDArray[Any]:
-    """Permute each row by one of a few random orders, read from an offset on, and return the transpose.
-
-    No two rows are permuted in the same way.
-    """
-    n_rows, n_columns = matrix.shape
+def _ways(shape: tuple[int, ...], generator: np.random.Generator) -> list[NDArray[np.intp]]:
+    """Return a permutation for each row: one of a few random orders, read from an offset on; no two alike."""
+    n_rows, n_columns = shape
     n_orders = max(N_ORDERS, 2 * -(-n_rows // n_columns))
     orders = [np.tile(generator.permutation(n_columns), 2) for _ in range(n_orders)]
-    ways = generator.choice(n_orders * n_columns, size=n_rows, replace=False)
-    which, starts = (ways // n_columns).tolist(), (ways % n_columns).tolist()
-    mixed = np.empty((n_columns, n_rows), dtype=matrix.dtype)
-    strip = np.empty((min(STRIP, n_rows), n_columns), dtype=matrix.dtype)
-    for first in range(0, n_rows, STRIP):
-        end = min(first + STRIP, n_rows)
-        for row in range(first, end):
-            start = starts[row]
-            # mode="clip" spares numpy a buffer; every index is in range.
-            matrix[row].take(orders[which[row]][start : start + n_columns], 0, strip[row - first], "clip")
-        mixed[:, first:end] = strip[: end - first].T
-    return mixed
+    chosen = generator.choice(n_orders * n_columns, size=n_rows, replace=False)
+    which, starts = (chosen // n_columns).tolist(), (chosen % n_columns).tolist()
+    return [orders[order][start : start + n_columns] for order, start in zip(which, starts, strict=True)]

@@ -49,6 +49,10 @@ MAX_DEGREES = 1e4
 INSIDE_BULK = 0.979316
 """The 95% quantile of the Tracy-Widom law: an eigenvalue below it ends the search for traps."""
 
+DEEP_INSIDE, ROUGH_ACCURACY = 0.0, 0.3
+"""An eigenvalue found a width inside the 95% quantile, to 0.3 widths, is noise: its p-value of 0.17 or more may be
+too large by a quarter, and half of the steps are spared."""
+
 FLOAT32_REACH = 100.0
 """Where an element's square exceeds the bulk edge by this factor, rounding in float32 would reach the bulk."""
 
@@ -232,7 +236,8 @@ def leading_of(permuted: PermutedSlice) -> LeadingEigenvalues:
 
     def is_settled(found: LeadingEigenvalues) -> bool:
         for value, error in zip(found.values, found.errors, strict=True):
-            if error > max(ACCURACY * width, 1e-6 * value):
+            deep_inside = value < centre + DEEP_INSIDE * width
+            if error > max((ROUGH_ACCURACY if deep_inside else ACCURACY) * width, 1e-6 * value):
                 return False
             if value < centre + INSIDE_BULK * width:
                 return True

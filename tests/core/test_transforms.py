@@ -297,7 +297,8 @@ class TestLayers:
 
     def test_entries_mean_what_they_mean_to_analyze(self) -> None:
         arrays = {"enc.w1": heavy_tailed(20, 12), "enc.w2": heavy_tailed(20, 12), "embed.weight": heavy_tailed(30, 12)}
-        for layers in (["dense"], ["-embed"], ["w*"], "w1", [np.int64(1)], [-2], ["enc.*", "-w2"]):
+        entries: list[Any] = [["dense"], ["-embed"], ["w*"], "w1", [np.int64(1)], [-2], ["enc.*", "-w2"]]
+        for layers in entries:
             chosen = [layer.name for layer in analyze(arrays, layers=layers).layers]
             changed = transform_model(arrays, negate, layers=layers).changes
             assert [change.spec.name for change in changed] == chosen, layers
