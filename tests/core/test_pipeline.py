@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +14,16 @@ import pytest
 from spectral.analysis import Analysis, analyze, describe
 from spectral.columns import METRICS_BY_OPTION
 from spectral.errors import OptionError
+from spectral.forms import FormOptions, compute_formed_spectrum
 from spectral.layer_analysis import LayerAnalysis
 from spectral.loaders.memory import open_mapping
 from spectral.marchenko_pastur import MarchenkoPasturFit
 from spectral.options import AnalysisOptions
 from spectral.power_law import PowerLawFit
-from spectral.spectrum import Spectrum
+from spectral.spectrum import Spectrum, SpectrumFailure
 from spectral.truncated_power_law import TruncatedPowerLawFit
-from tests.core.builders import heavy_tailed
+from spectral.weights import as_weight_matrix
+from tests.core.builders import heavy_tailed, spec_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -429,3 +432,28 @@ class TestWhatReviewersFound:
         # Warnings are errors in these tests.
         matrix = np.random.default_rng(0).standard_normal((100, 80)) * np.logspace(-150, 150, 80)
         analyze({"x.weight": matrix}, **options)
+
+    def test_dead_rows_and_columns_of_a_product(self) -> None:
+        rng = np.random.default_rng(0)
+        a, b = rng.standard_normal((16, 80)), rng.standard_normal((60, 16))
+        b[[3, 7, 9]] = 0.0
+        a[:, [1, 2]] = 0.0
+        (layer,) = analyze(adapter_of({"q.lora_A.weight": a, "q.lora_B.weight": b})).layers
+        (dense,) = analyze({"q.weight": 0.5 * b @ a}).layers
+        for name in ("n_dead_rows", "n_dead_columns", "sv_max"):
+            assert layer.metrics[name] == pytest.approx(dense.metrics[name], rel=1e-9)
+        assert (layer.metrics["n_dead_rows"], layer.metrics["n_dead_columns"]) == (3, 2)
+
+    def test_zeros_by_construction_are_no_loss_of_rank(self) -> None:
+        """The product itself, where its factors are not at hand."""
+        rng = np.random.default_rng(0)
+        values = rng.standard_normal((60, 16)) @ rng.standard_normal((16, 80))
+        matrix = as_weight_matrix(replace(spec_of(values), max_rank=16), values)
+        spectrum = compute_formed_spectrum(matrix, FormOptions())
+        assert isinstance(spectrum, Spectrum)
+        assert (len(spectrum.evals), spectrum.rank_loss) == (16, 0)
+        inverse = compute_formed_spectrum(
+            replace(matrix, spec=replace(matrix.spec, max_rank=17)), FormOptions(inverse=True)
+        )
+        assert isinstance(inverse, SpectrumFailure)
+        assert inverse.detail == "1 of 17 singular values are zero to rounding: no inverse"
