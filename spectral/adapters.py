@@ -198,7 +198,9 @@ def adapter_source(
     if not base_infos:
         raise ModelMismatchError(f"{source.label}: mode {mode!r} needs the weights that were adapted: give base_model")
     label = f"{base.label} + {source.label}" if base_model is not None else source.label
-    entries = _with_base(base_infos, updates, parts.saved, merge=mode == "merged", label=label)
+    # What the adapter holds itself goes before the base: PEFT saves whole embeddings beside their updates.
+    saved = parts.saved if base_model is None else {**parts.base, **parts.saved}
+    entries = _with_base(base_infos, updates, saved, merge=mode == "merged", label=label)
     return AdapterSource(label=label, adapter=source, base=base, entries={**entries, **parts.unknown})
 
 
@@ -292,7 +294,10 @@ def _with_base(
     replaced = {_in_base(name, base_infos): info for name, info in saved.items()}
     partners = match_names([*wanted, *(name for name in replaced if name not in wanted)], base_infos)
     updated = [
-        _update_on(update, base_infos.get(partners.get(name, ""))) for update, name in zip(updates, wanted, strict=True)
+        replace(_update_on(update, replaced[name]), is_saved=True)
+        if name in replaced
+        else _update_on(update, base_infos.get(partners.get(name, "")))
+        for update, name in zip(updates, wanted, strict=True)
     ]
     if all(entry.base is None for entry in updated):
         raise ModelMismatchError(

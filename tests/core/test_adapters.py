@@ -551,3 +551,26 @@ def test_impossible_mode() -> None:
 def test_names(name: str, expected: tuple[str, ...] | None) -> None:
     found = parse_factor_name(name)
     assert (None if found is None else (found.path, found.part, found.end, found.adapter)) == expected
+
+
+@pytest.mark.parametrize("mode", ["merged", "with_base"])
+def test_whole_layers_beside_an_update_go_before_the_base(mode: Any) -> None:
+    """PEFT saves embeddings that were enlarged as ``base_layer``, and heads as they are."""
+    rng = np.random.default_rng(0)
+    prefix = "base_model.model."
+    adapter = {
+        f"{prefix}emb.lora_embedding_A": rng.standard_normal((8, 120)),
+        f"{prefix}emb.lora_embedding_B": rng.standard_normal((60, 8)),
+        f"{prefix}emb.base_layer.weight": rng.standard_normal((120, 60)),
+        f"{prefix}score.weight": 7.0 * rng.standard_normal((64, 60)),
+    }
+    base = {"emb.weight": rng.standard_normal((120, 60)), "score.weight": rng.standard_normal((64, 60))}
+    layers = {
+        layer.name: layer
+        for layer in analyze(adapter_source(adapter, base, mode=mode, scaling=1.0), n_workers=1).layers
+    }
+    assert layers["score"].metrics["norm"] == pytest.approx(np.linalg.norm(adapter[f"{prefix}score.weight"]) ** 2)
+    if mode == "merged":
+        update = (adapter[f"{prefix}emb.lora_embedding_B"] @ adapter[f"{prefix}emb.lora_embedding_A"]).T
+        expected = np.linalg.norm(adapter[f"{prefix}emb.base_layer.weight"] + update) ** 2
+        assert layers["emb"].metrics["norm"] == pytest.approx(expected)

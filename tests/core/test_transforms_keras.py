@@ -64,9 +64,9 @@ def test_the_original_stays() -> None:
 def test_inplace() -> None:
     model = network()
     before = weights_of(model)
-    assert transform_model(model, negate, layers=["dense"], inplace=True).model is model
+    assert transform_model(model, negate, layers=["head"], inplace=True).model is model
     for name, new in weights_of(model).items():
-        assert np.array_equal(new, -before[name] if name == "dense/kernel" else before[name])
+        assert np.array_equal(new, -before[name] if name == "head/kernel" else before[name])
 
 
 def test_slices_of_a_kernel() -> None:
