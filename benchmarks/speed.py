@@ -22,6 +22,7 @@ import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -157,8 +158,8 @@ def traps_case() -> Contestants:
     for shape in ((768, 768), (3072, 768), (1024, 1024), (2048, 2048)):
         tensors = {"w.weight": rng.standard_normal(shape).astype(np.float32)}
         label = f"{shape[0]} x {shape[1]}"
-        contestants[label] = lambda tensors=tensors: analyze(tensors)  # type: ignore[misc]
-        contestants[f"{label}, with traps"] = lambda tensors=tensors: analyze(tensors, traps=True)  # type: ignore[misc]
+        contestants[label] = partial(analyze, tensors)
+        contestants[f"{label}, with traps"] = partial(analyze, tensors, traps=True)
     return contestants
 
 

@@ -129,7 +129,7 @@ class METHODS(IntFlag):
     ANALYZE = auto()
 
 
-class MODEL_FILE_FORMATS:  # noqa: N801
+class MODEL_FILE_FORMATS:  # noqa: N801  the names are those of the scripts
     """Formats of checkpoints."""
 
     PYTORCH = PYTORCH

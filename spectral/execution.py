@@ -41,7 +41,7 @@ class _BlasHold:
         with self._lock:
             if self._n_users == 0:
                 # The libraries must be loaded first: only those that are there already can be held.
-                import scipy.linalg.cython_lapack  # noqa: F401
+                import scipy.linalg.cython_lapack  # noqa: F401  imported to be loaded, see above
                 from threadpoolctl import ThreadpoolController
 
                 controller = ThreadpoolController().select(user_api="blas")

@@ -225,6 +225,11 @@ def any_of(p_value: float, n_tests: int) -> float:
     return max(0.0, -math.expm1(n_tests * math.log1p(-p_value))) if p_value < 1.0 else 1.0
 
 
+def level_of_each(level: float, n_tests: int) -> float:
+    """Return the level of each of ``n_tests`` independent tests that share a level: the inverse of :func:`any_of`."""
+    return -math.expm1(math.log1p(-level) / n_tests)
+
+
 def _noise_variance(spikes: NDArray[np.float64], total: float, n_rows: int, n_columns: int, variance: float) -> float:
     """Return σ² such that the noise and the signal behind the spikes make up the whole energy."""
     n_elements = n_rows * n_columns

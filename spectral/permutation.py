@@ -1,7 +1,7 @@
 """Permutations of the elements of a matrix, seeded so that order, workers and machine do not matter.
 
 Two kinds. :func:`shuffled` is uniform over all permutations, as the incumbent's shuffle is. :func:`scrambled` is
-not: it mixes rows, then columns, by a set of random permutations with a random offset each, at a seventh of the
+not: it permutes each row, then each column, by one of a few random orders read from an offset, at a third of the
 cost, and serves where only the largest eigenvalue of the mixed matrix is asked for. Entries that are independent
 stay so under any permutation chosen without looking at them, so tests of noise keep their rates under both.
 """

@@ -8,7 +8,6 @@ and leaves the matrix's own singular directions alone.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ import numpy as np
 from spectral.errors import OptionError
 from spectral.fits import FitFailure, FitFailureReason
 from spectral.marchenko_pastur import fit_marchenko_pastur
+from spectral.permutation import generator_for
 from spectral.spectrum import Spectrum, SpectrumFailure, compute_spectrum
 from spectral.transforms import Replacement, TransformedModel, no_spectrum, transform_model
 from spectral.truncation import clip_singular_values
@@ -51,6 +51,9 @@ class TrapEdge:
             raise OptionError(f"expected 0 <= clip_to <= above, got clip_to = {self.clip_to!r}, above = {self.above!r}")
 
 
+PURPOSE = 0x7368_6172  # "shar"
+"""Keeps these draws apart from all others of the same layer."""
+
 TrapRule = Callable[[Spectrum], "TrapEdge | FitFailure"]
 """From the pooled spectrum of the permuted layer to its edge."""
 
@@ -71,9 +74,7 @@ class SeededPermutation:
     seed: int = 0
 
     def __call__(self, name: str, index: int, size: int) -> NDArray[np.intp]:
-        digest = hashlib.sha256(f"{self.seed}:{index}:{name}".encode()).digest()
-        generator = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
-        return generator.permutation(size)
+        return generator_for(self.seed, name, PURPOSE, index).permutation(size)
 
 
 def clip_permuted(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spectral.analysis import analyze
+from spectral.noise import level_of_each
 from spectral.options import FALSE_ALARM_RATE
 from spectral.permutation import generator_for, scrambled
 from spectral.sharpness import clip_permuted
@@ -186,7 +186,7 @@ class RemoveTraps:
         spec = matrix.spec
         if spec.name not in self.levels:
             return Replacement(slices=matrix.slices, n_changed=0)
-        level = _per_slice(self.levels[spec.name], len(_tested(matrix)))
+        level = level_of_each(self.levels[spec.name], len(_tested(matrix)))
         slices = np.array(matrix.slices)
         n_changed = 0
         for index, place in enumerate(_tested(matrix)):
@@ -215,7 +215,3 @@ def _levels(analysis: Analysis) -> dict[str, float]:
 def _tested(matrix: WeightMatrix) -> list[int]:
     """Return the slices that were tested: those that are not all zero."""
     return [place for place, block in enumerate(matrix.slices) if bool(np.any(block))]
-
-
-def _per_slice(level: float, n_slices: int) -> float:
-    return -math.expm1(math.log1p(-level) / n_slices)

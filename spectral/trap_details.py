@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spectral.lanczos import leading_eigenvalues
+from spectral.noise import level_of_each
 from spectral.permutation import generator_for, scrambled
 from spectral.traps import MAX_TRAPS, PURPOSE, leading_of, permuted_slice, trap_test
 
@@ -108,7 +108,7 @@ def trap_table(slices: NDArray[Any], *, name: str, seed: int, level: float, scal
     scale : float
         Factor on the slices (``w_norm``), so that the eigenvalues compare with the spectrum's.
     """
-    per_slice = -math.expm1(math.log1p(-level) / len(slices))
+    per_slice = level_of_each(level, len(slices))
     traps: list[Trap] = []
     for index, block in enumerate(slices):
         permuted = permuted_slice(block, name=name, seed=seed, index=index)

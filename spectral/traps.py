@@ -23,7 +23,7 @@ import numpy as np
 
 from spectral.elements import ElementStatistics, clipped, element_statistics, in_own_units
 from spectral.lanczos import leading_eigenvalues
-from spectral.noise import ACCURACY, MAX_STEPS, any_of, largest_eigenvalue
+from spectral.noise import ACCURACY, MAX_STEPS, any_of, largest_eigenvalue, level_of_each
 from spectral.permutation import generator_for, scrambled
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class LayerTraps:
         """Count the traps of all slices at a level for the whole layer (Šidák for the slices)."""
         if not 0.0 < level < 1.0:
             raise ValueError(f"level must lie in (0, 1), got {level!r}")
-        per_slice = -math.expm1(math.log1p(-level) / len(self.slices))
+        per_slice = level_of_each(level, len(self.slices))
         return sum(test.n_traps(per_slice) for test in self.slices)
 
 

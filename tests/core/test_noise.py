@@ -16,7 +16,15 @@ from scipy.optimize import minimize_scalar
 
 from spectral.elements import CLIP_SHARE, ElementStatistics, clipped, element_statistics, in_own_units
 from spectral.execution import single_threaded_blas
-from spectral.noise import SPIKE_LEVEL, NoiseTest, any_of, compare_with_noise, largest_eigenvalue, noise_level
+from spectral.noise import (
+    SPIKE_LEVEL,
+    NoiseTest,
+    any_of,
+    compare_with_noise,
+    largest_eigenvalue,
+    level_of_each,
+    noise_level,
+)
 from spectral.noise_edge import MAX_KURTOSIS_SHARE, edge_factors
 from spectral.tracy_widom import (
     TRACY_WIDOM_MEAN,
@@ -438,3 +446,11 @@ class TestHelpers:
         assert MAX_KURTOSIS_SHARE < 0.1
         centre, _ = largest_eigenvalue_scale(100, 100)
         assert centre > CLIP_SHARE**2 * 100
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(1e-9, 0.999), st.integers(1, 5000))
+def test_many_tests_share_a_level(level: float, n_tests: int) -> None:
+    each = level_of_each(level, n_tests)
+    assert 0.0 < each <= level * (1.0 + 1e-12)
+    assert any_of(each, n_tests) == pytest.approx(level, rel=1e-9)
