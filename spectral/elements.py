@@ -231,8 +231,9 @@ def _moments(matrix: NDArray[Any]) -> Moments:
     rows = max(1, (1 << 16) // matrix.shape[1])
     second = fourth = sixth = 0.0
     for start in range(0, len(matrix), rows):
-        squares = np.square(matrix[start : start + rows]).ravel()
-        second += float(np.sum(squares, dtype=np.float64))
+        values = matrix[start : start + rows].ravel()
+        squares = np.square(values)
+        second += float(values @ values)
         fourth += float(squares @ squares)
         sixth += float((squares * squares) @ squares)
     return second / matrix.size, fourth / matrix.size, sixth / matrix.size

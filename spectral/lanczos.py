@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     Enough = Callable[["LeadingEigenvalues"], bool]
 
-BLOCK_VALUES = 1 << 18
-"""Values of W multiplied at a time: small enough to be still in the cache for the second product."""
+BLOCK_VALUES = 1 << 22
+"""Values of W multiplied at a time: 16 MiB in float32, still in the cache for the second product. Smaller blocks cut
+the columns of a matrix into pieces too short for memory to stream."""
 
 CHECK_EVERY = 4
 """Steps between two looks at the eigenvalues found so far."""

@@ -1,8 +1,8 @@
 """Permutations of the elements of a matrix, seeded so that order, workers and machine do not matter.
 
 Two kinds. :func:`shuffled` is uniform over all permutations, as the incumbent's shuffle is. :func:`scrambled` is
-not: it permutes each row, then each column, by one of a few random orders read from an offset, at a third of the
-cost, and serves where only the largest eigenvalue of the mixed matrix is asked for. Entries that are independent
+not: it permutes each row, then each column, by one of a few random orders read from an offset, at a fraction of the
+cost, and serves where only the spectrum of the mixed matrix is asked for. Entries that are independent
 stay so under any permutation chosen without looking at them, so tests of noise keep their rates under both.
 """
 
@@ -14,17 +14,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
 N_ORDERS = 32
 """Least number of random orders that the rows (columns) of a scrambled matrix share, each from its own offset on."""
 
-STRIP = 16
-"""Rows that are mixed before they are written as columns: transposed strip by strip while they are in the cache, a
-matrix of 3072 x 768 takes a third of the time."""
+STRIP_VALUES, MIN_STRIP, MAX_STRIP = 1 << 15, 16, 64
+"""Rows are mixed, and written as columns, in strips of about so many values: few enough to stay in the cache."""
 
 MIN_SCRAMBLED = 64
 """Matrices with a smaller dimension are shuffled: they have too few offsets."""
+
+UNIT, UNITS_FROM = 4, 256
+"""From this size on, rows are mixed in units of neighbours, at half of the cost; each strip is turned by a part of a
+unit. The columns, mixed next, take every unit apart."""
 
 
 def generator_for(seed: int, name: str, *purpose: int) -> np.random.Generator:
@@ -69,28 +74,51 @@ def scrambled(matrix: NDArray[Any], generator: np.random.Generator) -> NDArray[A
     if min(matrix.shape) < MIN_SCRAMBLED:
         return shuffled(matrix, generator)
     columns = np.empty(matrix.shape[::-1], dtype=matrix.dtype)
-    strip = np.empty((STRIP, matrix.shape[1]), dtype=matrix.dtype)
-    ways = _ways(matrix.shape, generator)
-    for first in range(0, len(matrix), STRIP):
-        rows = matrix[first : first + STRIP]
-        for row, way, place in zip(rows, ways[first : first + STRIP], strip, strict=False):
-            # mode="clip" spares numpy a buffer; every index is in range.
-            row.take(way, 0, place, "clip")
-        columns[:, first : first + STRIP] = strip[: len(rows)].T
+    for rows, mixed, turn in _mixed_strips(matrix, generator):
+        end = len(columns) - turn
+        columns[:end, rows] = mixed[:, turn:].T
+        columns[end:, rows] = mixed[:, :turn].T
     # In place, row by row: fresh memory of the size of the matrix costs as much as moving the elements.
+    orders, starts = _orders(*columns.shape, generator)
     spare = np.empty(columns.shape[1], dtype=matrix.dtype)
-    for row, way in zip(columns, _ways(columns.shape, generator), strict=True):
-        row.take(way, 0, spare, "clip")
+    for row, start in zip(columns, starts.tolist(), strict=True):
+        # mode="clip" spares numpy a buffer; every index is in range.
+        row.take(orders[start], 0, spare, "clip")
         row[:] = spare
     # Transposing is free for products with the matrix, and elements in other places have no rows to keep.
     return columns.T
 
 
-def _ways(shape: tuple[int, ...], generator: np.random.Generator) -> list[NDArray[np.intp]]:
-    """Return a permutation for each row: one of a few random orders, read from an offset on; no two alike."""
-    n_rows, n_columns = shape
-    n_orders = max(N_ORDERS, 2 * -(-n_rows // n_columns))
-    orders = [np.tile(generator.permutation(n_columns), 2) for _ in range(n_orders)]
-    chosen = generator.choice(n_orders * n_columns, size=n_rows, replace=False)
-    which, starts = (chosen // n_columns).tolist(), (chosen % n_columns).tolist()
-    return [orders[order][start : start + n_columns] for order, start in zip(which, starts, strict=True)]
+def _mixed_strips(matrix: NDArray[Any], generator: np.random.Generator) -> Iterator[tuple[slice, NDArray[Any], int]]:
+    """Yield strips of rows with each row's units in another order, and by how many places to turn the strip.
+
+    What is yielded is overwritten by the next strip.
+    """
+    n_rows, n_columns = matrix.shape
+    unit = UNIT if min(matrix.shape) >= UNITS_FROM and n_columns % UNIT == 0 else 1
+    n_units = n_columns // unit
+    orders, starts = _orders(n_rows, n_units, generator)
+    strip = max(MIN_STRIP, min(MAX_STRIP, STRIP_VALUES // n_columns))
+    turns = generator.permutation(np.arange(-(-n_rows // strip)) % unit).tolist()
+    first_units = np.arange(strip)[:, None] * n_units
+    spare = np.empty((strip * n_units, unit), dtype=matrix.dtype)
+    for number, turn in enumerate(turns):
+        rows = slice(number * strip, min(n_rows, (number + 1) * strip))
+        taken = orders[starts[rows]]
+        taken += first_units[: len(taken)]
+        mixed = spare[: taken.size]
+        np.ascontiguousarray(matrix[rows]).reshape(-1, unit).take(taken.ravel(), 0, mixed, "clip")
+        yield rows, mixed.reshape(len(taken), n_columns), turn
+
+
+def _orders(n_rows: int, n_units: int, generator: np.random.Generator) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return permutations of the units, and which of them each row is to take; no two rows take the same.
+
+    There are a few random orders, and all that these become when they are read from another unit on, to the end and
+    from the beginning.
+    """
+    n_orders = max(N_ORDERS, 2 * -(-n_rows // n_units))
+    orders = generator.permuted(np.tile(np.arange(n_units), (n_orders, 1)), axis=1)
+    windows = np.lib.stride_tricks.sliding_window_view(np.tile(orders, 2).ravel(), n_units)
+    chosen = generator.choice(n_orders * n_units, size=n_rows, replace=False)
+    return windows, chosen // n_units * (2 * n_units) + chosen % n_units

@@ -10,14 +10,15 @@ or nearly is rank-deficient) the spectrum is taken again from singular values, s
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from spectral.lapack import add_gram, symmetric_eigenvalues
+from spectral.blas import add_gram
+from spectral.lanes import LANES_FROM, N_LANES, Lanes
+from spectral.lapack import symmetric_eigenvalues
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,11 +42,6 @@ no other number depends on such small eigenvalues."""
 
 NOISE_FLOOR = 16
 """Eigenvalues below NOISE_FLOOR·M·eps·λmax are noise, and a rank could not be counted from them."""
-
-N_LANES = 2
-LANES_FROM = 1e10
-"""From this product N·M² on, the Gram matrix of one slice is added up on so many threads: with a few large matrices
-there is nothing else to do for the second core."""
 
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -205,19 +201,14 @@ def _grams(
 def _add_slice(gram: NDArray[np.float64], energies: NDArray[np.float64], matrix: NDArray[Any]) -> None:
     """Add one slice to its Gram matrix, and the energy of its long side's rows to the others."""
     blocks = _row_blocks(matrix)
-    if max(matrix.shape) * min(matrix.shape) ** 2 < LANES_FROM:
+    cost = float(max(matrix.shape)) * min(matrix.shape) ** 2
+    if cost < LANES_FROM:
         _add_blocks(gram, energies, matrix, blocks)
         return
-    # Two halves on two threads whatever the machine has, so that the sums are the same everywhere.
-    others = [np.zeros_like(gram) for _ in range(1, N_LANES)]
-    with ThreadPoolExecutor(N_LANES, thread_name_prefix="spectral-gram") as lanes:
-        futures = [
-            lanes.submit(_add_blocks, lane_gram, energies, matrix, blocks[lane::N_LANES])
-            for lane, lane_gram in enumerate([gram, *others])
-        ]
-    for future in futures:
-        future.result()
-    for other in others:
+    grams = [gram, *(np.zeros_like(gram) for _ in range(1, N_LANES))]
+    with Lanes(cost) as lanes:
+        lanes.run(lambda lane: _add_blocks(grams[lane], energies, matrix, blocks[lane::N_LANES]))
+    for other in grams[1:]:
         gram += other
 
 

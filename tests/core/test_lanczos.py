@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from spectral import lanczos
-from spectral.lanczos import BLOCK_VALUES, LeadingEigenvalues, leading_eigenvalues
+from spectral.lanczos import LeadingEigenvalues, leading_eigenvalues
 from tests.core.builders import with_singular_values
 
 
@@ -53,8 +53,11 @@ def test_against_lapack(shape: tuple[int, int], dtype: Any, tolerance: float) ->
     assert np.linalg.norm(tall @ found.vectors, axis=0) ** 2 == pytest.approx(expected, rel=1e-4)
 
 
-def test_more_than_one_block_is_multiplied() -> None:
-    assert BLOCK_VALUES < 5000 * 64
+@pytest.mark.parametrize("n_rows", [1, 7, 100])
+def test_blocks_of_rows_add_up(n_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = np.random.default_rng(0).standard_normal((300, 40))
+    monkeypatch.setattr(lanczos, "BLOCK_VALUES", 40 * n_rows)
+    assert leading(matrix, tolerance=1e-12).values == pytest.approx(exact(matrix)[:3], rel=1e-12)
 
 
 @settings(max_examples=60, deadline=None)

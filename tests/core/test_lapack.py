@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from spectral import lapack
-from spectral.lapack import add_gram, symmetric_eigenvalues
+from spectral.lapack import symmetric_eigenvalues
 from tests.core.builders import heavy_tailed
 
 if TYPE_CHECKING:
@@ -61,16 +61,6 @@ def test_without_the_routines_numpy_does_it(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_routines_are_those_of_scipy() -> None:
     # Otherwise everything above compares numpy with itself.
     assert lapack._load_routines() is not None
-    assert lapack._load_syrk() is not None
-
-
-def test_a_signature_of_another_kind_is_not_called() -> None:
-    from scipy.linalg import cython_lapack
-
-    capsules: dict[str, Any] = vars(cython_lapack)["__pyx_capi__"]
-    assert lapack._load(capsules["dsterf"], lapack._LAPACK_SIGNATURES["dsterf"]) is not None
-    assert lapack._load(capsules["ssterf"], lapack._LAPACK_SIGNATURES["dsterf"]) is None
-    assert lapack._load(capsules["dsterf"], lapack._LAPACK_SIGNATURES["dsterf"].replace("int", "long")) is None
 
 
 @pytest.mark.parametrize("broken", [0, 1])
@@ -107,26 +97,3 @@ def test_overwriting_gives_the_same_bits() -> None:
     expected = symmetric_eigenvalues(matrix)
     np.testing.assert_array_equal(symmetric_eigenvalues(matrix, overwrite=True), expected)
     assert not np.array_equal(matrix, gram(40))
-
-
-class TestGram:
-    @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (7, 1), (30, 20), (20, 30), (300, 64)])
-    @pytest.mark.parametrize("with_routine", [True, False])
-    def test_equals_the_product(
-        self, shape: tuple[int, int], with_routine: bool, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        if not with_routine:
-            monkeypatch.setattr(lapack, "_load_syrk", lambda: None)
-        block = np.random.default_rng(0).standard_normal(shape)
-        before = np.random.default_rng(1).standard_normal((shape[1], shape[1]))
-        found = before.copy()
-        add_gram(found, block)
-        upper = np.triu_indices(shape[1])
-        np.testing.assert_allclose(found[upper], (before + block.T @ block)[upper], rtol=1e-12, atol=1e-12)
-
-    @pytest.mark.parametrize("which", [0, 1])
-    def test_another_order_of_memory_is_refused(self, which: int) -> None:
-        arrays = [np.zeros((20, 20)), np.zeros((30, 20))]
-        arrays[which] = np.asfortranarray(arrays[which])
-        with pytest.raises(ValueError, match=r"^gram and block must be C-ordered$"):
-            add_gram(*arrays)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from spectral.permutation import MIN_SCRAMBLED, generator_for, scrambled, shuffled
+from spectral.permutation import MIN_SCRAMBLED, UNIT, UNITS_FROM, generator_for, scrambled, shuffled
 
 SHAPES = [
     (1, 1),
@@ -22,6 +22,9 @@ SHAPES = [
     (3000, 64),
     (64, 3000),
     (9000, 65),
+    (UNITS_FROM, UNITS_FROM + UNIT),
+    (UNITS_FROM + 1, 2 * UNITS_FROM),
+    (3 * UNITS_FROM, UNITS_FROM),
 ]
 
 
@@ -97,7 +100,9 @@ def test_a_negative_seed_is_refused() -> None:
         generator_for(-1, "a")
 
 
-@pytest.mark.parametrize("shape", [(MIN_SCRAMBLED, 64), (128, 128), (64, 400), (400, 64), (5000, 64)])
+@pytest.mark.parametrize(
+    "shape", [(MIN_SCRAMBLED, 64), (128, 128), (64, 400), (400, 64), (5000, 64), (256, 300), (2000, 256)]
+)
 def test_no_two_rows_are_mixed_alike(shape: tuple[int, int]) -> None:
     """Else two equal rows would stay equal, and keep their correlation."""
     columns = np.tile(np.arange(shape[1]), (shape[0], 1))
@@ -108,7 +113,7 @@ def test_no_two_rows_are_mixed_alike(shape: tuple[int, int]) -> None:
         assert len(np.unique(mixed, axis=1).T) == mixed.shape[1]
 
 
-@pytest.mark.parametrize("shape", [(128, 128), (512, 128), (128, 512)])
+@pytest.mark.parametrize("shape", [(128, 128), (512, 128), (128, 512), (512, 512)])
 def test_scrambled_places_are_as_spread_as_shuffled_ones(shape: tuple[int, int]) -> None:
     """χ² of where the elements of one block of W come to lie, per degree of freedom: 1 for uniform places."""
     block = np.zeros(shape, dtype=bool)
@@ -119,13 +124,18 @@ def test_scrambled_places_are_as_spread_as_shuffled_ones(shape: tuple[int, int])
         counts = mixed.reshape(8, shape[1] // 8, 8, shape[0] // 8).sum(axis=(1, 3))
         expected = block.sum() / 64
         statistics.append(float(np.sum((counts - expected) ** 2) / (expected * (1 - 1 / 16)) / 63))
-    assert np.mean(statistics) == pytest.approx(1.0, abs=0.15)
+    # Units of four go to one of 8 parts of a row together: 7 of the 63 degrees of freedom vary four times as much.
+    spread = 1.0 if min(shape) < UNITS_FROM else (56 + 4 * 7) / 63
+    assert np.mean(statistics) == pytest.approx(spread, abs=0.15)
 
 
-@pytest.mark.parametrize("structure", ["rank one", "circulant", "equal rows", "scaled rows"])
-def test_structure_is_destroyed(structure: str) -> None:
+@pytest.mark.parametrize("n", [128, UNITS_FROM, 2 * UNITS_FROM])
+@pytest.mark.parametrize(
+    "structure", ["rank one", "circulant", "equal rows", "scaled rows", "period of a unit", "smooth", "equal blocks"]
+)
+def test_structure_is_destroyed(structure: str, n: int) -> None:
     rng = np.random.default_rng(2)
-    n = 128
+    waves = np.cos(2.0 * np.pi * np.add.outer(np.arange(n) / UNIT, [0.0, 0.25]))
     signs = rng.choice([-1.0, 1.0], n)
     signs[: n // 2] = -signs[n // 2 :]  # mean zero: an offset is not destroyed by any permutation
     matrices = {
@@ -133,6 +143,9 @@ def test_structure_is_destroyed(structure: str) -> None:
         "circulant": signs[np.add.outer(np.arange(n), np.arange(n)) % n],
         "equal rows": np.tile(signs, (n, 1)),
         "scaled rows": rng.standard_normal((n, n)) * np.linspace(0.5, 1.5, n)[:, None],
+        "period of a unit": waves @ waves.T + 0.1 * rng.standard_normal((n, n)),
+        "smooth": np.cos(np.add.outer(np.arange(n), np.arange(n)) * 6.0 * np.pi / n),
+        "equal blocks": np.kron(rng.standard_normal((n // UNIT, n // UNIT)), np.ones((UNIT, UNIT))),
     }
     matrix = matrices[structure]
     limit = 1.06 * 2.0 * np.sqrt(np.sum(matrix**2) / n)  # Marchenko-Pastur, and three widths

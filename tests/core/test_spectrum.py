@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spectral import lanes
 from spectral import spectrum as spectrum_module
 from spectral.metrics import spectrum_metrics
 from spectral.spectrum import GRAM_FLOOR, Spectrum, SpectrumFailure
@@ -323,6 +324,7 @@ class TestLanes:
         expected = spectrum_of(values)
         monkeypatch.setattr(spectrum_module, "BLOCK_VALUES", 4 * min(shape))
         monkeypatch.setattr(spectrum_module, "LANES_FROM", 1.0)
+        monkeypatch.setattr(lanes, "LANES_FROM", 1.0)
         found = spectrum_of(values)
         np.testing.assert_allclose(found.evals, expected.evals, rtol=1e-9)
         assert (found.n_dead_rows, found.n_dead_columns) == (0, 0)
@@ -331,6 +333,7 @@ class TestLanes:
     def test_dead_rows_are_counted_in_every_lane(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(spectrum_module, "BLOCK_VALUES", 40)
         monkeypatch.setattr(spectrum_module, "LANES_FROM", 1.0)
+        monkeypatch.setattr(lanes, "LANES_FROM", 1.0)
         values = heavy_tailed(90, 10)
         values[::3] = 0.0
         assert spectrum_of(values).n_dead_rows == 30
@@ -338,6 +341,7 @@ class TestLanes:
     def test_an_overflow_is_found_in_every_lane(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(spectrum_module, "BLOCK_VALUES", 40)
         monkeypatch.setattr(spectrum_module, "LANES_FROM", 1.0)
+        monkeypatch.setattr(lanes, "LANES_FROM", 1.0)
         values = heavy_tailed(90, 10)
         values[70, 3] = 1e200
         found = compute(values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -24,6 +25,8 @@ from spectral.tracy_widom import (
     tracy_widom_quantile,
     tracy_widom_sf,
 )
+from spectral.tracy_widom_table import PIECES
+from tests.generation.tracy_widom_table import DEGREE, EDGES, chebyshev_coefficients, log_survival
 
 
 def painleve_cdf(points: list[float]) -> list[float]:
@@ -58,6 +61,26 @@ def airy_tail(t: float) -> float:
         lambda x: airye(x)[0] * math.exp(-(2 / 3) * (x**1.5 - t**1.5)), t, t + 30.0 / math.sqrt(t), epsrel=1e-12
     )
     return float(0.5 * math.exp(-(2 / 3) * t**1.5) * scaled[0])
+
+
+class TestTheTable:
+    def test_it_is_what_its_generator_makes(self) -> None:
+        assert [piece[:2] for piece in PIECES] == list(pairwise(EDGES))
+        for left, right, coefficients in PIECES:
+            expected = chebyshev_coefficients(left, right, DEGREE)
+            assert coefficients == pytest.approx(expected, rel=0.0, abs=1e-11)
+
+    @settings(deadline=None)
+    @given(st.floats(-8.0, 80.0, exclude_min=True, exclude_max=True))
+    def test_it_is_the_determinant(self, t: float) -> None:
+        assert tracy_widom_sf(t) == pytest.approx(math.exp(log_survival(t)), rel=1e-11)
+
+    @pytest.mark.parametrize("t", EDGES[1:-1])
+    def test_pieces_meet_with_their_slopes(self, t: float) -> None:
+        left, right = math.nextafter(t, -math.inf), t
+        for n_derivatives, tolerance in ((0, 1e-12), (1, 1e-10), (2, 1e-8)):
+            found = [tracy_widom._log_survival(x, n_derivatives) for x in (left, right)]
+            assert found[0] == pytest.approx(found[1], rel=tolerance)
 
 
 class TestTheLaw:

@@ -113,11 +113,12 @@ class TestTable:
 
     def test_real_traps(self, minilm: Path) -> None:
         """Column 99 of the output layers of all-MiniLM-L6-v2 has elements a hundred times larger than the others."""
-        found = analyze_traps(minilm, layers=["encoder.layer.0.*"])
+        found = analyze_traps(minilm, layers=["encoder.layer.0.*"], seed=1)
         (trap,) = found.traps["encoder.layer.0.output.dense"]
         assert (trap.elements[0].row, trap.elements[0].column) == (99, 856)
         assert trap.elements[0].value == pytest.approx(7.9148, abs=1e-3)
-        assert list(found.traps) == ["encoder.layer.0.output.dense"]
+        # The other one's largest elements are at the edge: it is found with most seeds, and nothing else is with any.
+        assert set(found.traps) <= {"encoder.layer.0.output.dense", "encoder.layer.0.attention.output.dense"}
 
 
 def _masses_by_svd(weights: NDArray[Any], *, seed: int) -> NDArray[np.float64]:

@@ -241,13 +241,21 @@ class TestLaws:
         assert traps_of(matrix, seed=1).slices[0].eigenvalues != first.slices[0].eigenvalues
         assert traps_of(matrix, name="other").slices[0].eigenvalues != first.slices[0].eigenvalues
 
-    def test_the_eigenvalues_are_those_of_the_permuted_matrix(self) -> None:
-        matrix = np.random.default_rng(13).standard_t(3.5, (120, 100))
+    @pytest.mark.parametrize("seed", range(10, 18))
+    def test_the_eigenvalues_are_those_of_the_permuted_matrix(self, seed: int) -> None:
+        matrix = np.random.default_rng(seed).standard_t(3.5, (120, 100))
         (test,) = traps_of(matrix).slices
         permuted = permuted_slice(matrix, name="layer", seed=0, index=0)
         evals = np.linalg.svd(permuted.values.astype(np.float64) * permuted.unit, compute_uv=False) ** 2
-        assert len(test.eigenvalues) >= 3
-        assert test.eigenvalues == pytest.approx(evals[: len(test.eigenvalues)], rel=1e-4)
+        n_outside = len(test.eigenvalues) - 1
+        assert test.eigenvalues[:-1] == pytest.approx(evals[:n_outside], rel=1e-4)
+        # The last lies inside the bulk, and is known from below only: well where that could matter.
+        assert test.eigenvalues[-1] <= evals[n_outside] * (1.0 + 1e-6)
+        found, true = (
+            permuted.statistics.statistic(value / permuted.unit**2, n_outside)
+            for value in (test.eigenvalues[-1], float(evals[n_outside]))
+        )
+        assert true - found < 0.5 or true < -1.0
         assert list(test.eigenvalues) == sorted(test.eigenvalues, reverse=True)
         assert np.sort(permuted.values, axis=None) == pytest.approx(
             np.sort(matrix, axis=None) / permuted.unit, rel=1e-6
