@@ -61,6 +61,11 @@ class Parametrized:
             weight: torch.Tensor = copy.deepcopy(self.parametrization).eval()()
         return weight.detach()
 
+    def originals(self) -> Iterator[torch.Tensor]:
+        """Yield the tensors that the weight is computed from."""
+        yield from self.parametrization.parameters(recurse=False)
+        yield from self.parametrization.buffers(recurse=False)
+
 
 def is_torch_module(value: object) -> TypeGuard[torch.nn.Module]:
     """Tell whether ``value`` is a torch module, without importing torch."""
@@ -72,7 +77,7 @@ def open_module(module: torch.nn.Module) -> MemorySource:
     """Open a torch module: every parameter and buffer, with the role its module gives it.
 
     A parametrized weight is the one that the module computes, not the tensors it is computed from. A weight
-    that several layers share is analysed once.
+    that several layers share is analysed once. One that cannot be computed is listed with what was raised.
     """
     values: dict[str, Any] = {}
     infos: dict[str, TensorInfo] = {}
@@ -80,8 +85,8 @@ def open_module(module: torch.nn.Module) -> MemorySource:
         for short_name, value in _values_of(child):
             name = prefix + short_name
             values[name] = value
-            tensor = value.compute() if isinstance(value, Parametrized) else value
-            infos[name] = _describe(name, short_name, tensor, child)
+            describe = _describe_computed if isinstance(value, Parametrized) else _describe
+            infos[name] = describe(name, short_name, value, child)
     config = attention_config(_attributes_of(getattr(module, "config", None)))
     infos = mark_ties(with_fused_attention(infos, config), values)
     return MemorySource(label=type(module).__name__, infos=_refuse_originals(infos, values), values=values)
@@ -104,6 +109,24 @@ def _values_of(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
         yield name, Parametrized(parametrization=parametrization)
     yield from module.named_parameters(recurse=False, remove_duplicate=False)
     yield from module.named_buffers(recurse=False, remove_duplicate=False)
+
+
+def _describe_computed(name: str, short_name: str, value: Parametrized, module: torch.nn.Module) -> TensorInfo:
+    """Describe a weight that must be computed for that; where this fails, by what it is computed from."""
+    try:
+        tensor = value.compute()
+    except Exception as error:  # The module's own code may raise anything.
+        reason = f"its parametrization raised {_one_line(error)}"
+        largest = max(value.originals(), key=lambda original: original.numel(), default=None)
+        if largest is None:
+            return TensorInfo(name=name, shape=(), dtype="float32", refusal=reason)
+        return replace(_describe(name, short_name, largest, module), refusal=reason)
+    return _describe(name, short_name, tensor, module)
+
+
+def _one_line(error: Exception) -> str:
+    text = str(error).strip().partition("\n")[0][:200]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _describe(name: str, short_name: str, tensor: torch.Tensor, module: torch.nn.Module) -> TensorInfo:
