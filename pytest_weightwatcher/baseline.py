@@ -99,7 +99,7 @@ def entry_of(layer: LayerAnalysis) -> BaselineEntry | None:
         return None
     tail = None
     if isinstance(layer.fit, PowerLawFit):
-        alpha = alpha_at_tail(layer.spectrum.evals, layer.fit.n_tail)
+        alpha = alpha_at_tail(layer.fitted_evals, layer.fit.n_tail)
         tail = None if alpha is None else Tail(n=layer.fit.n_tail, alpha=rounded(alpha))
     return BaselineEntry(
         shape=layer.spec.shape,

@@ -64,7 +64,7 @@ def compare_layer(layer: LayerAnalysis, entry: BaselineEntry) -> LayerComparison
         return LayerComparison(is_same_shape=True, alpha=None, displacement=None)
     evals = layer.spectrum.evals
     # Equal hashes prove nothing: a baseline can be edited. Rounded alike, equal spectra give exactly zero.
-    alpha = alpha_at_tail(evals, entry.tail.n) if entry.tail else None
+    alpha = alpha_at_tail(layer.fitted_evals, entry.tail.n) if entry.tail else None
     return LayerComparison(
         is_same_shape=True,
         alpha=None if alpha is None else rounded(alpha),

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from spectral.loaders.protocol import LayerType, TensorInfo, TensorSource
+from spectral.loaders.protocol import LayerType, TensorInfo, TensorSource, as_little_endian
+from spectral.loaders.ties import is_tied, is_transposed
 from spectral.parts import channels_last_kernel, kernel, matrix
 from spectral.weights import ModelPlan, plan_matrices
 
@@ -35,11 +36,14 @@ class CountedSource:
         The weights of its rows in their order, then all other tensors.
     tied : mapping of str to str
         Second names of weights -> the first.
+    transposed : frozenset of str
+        Those of them that are the transpose of the first.
     """
 
     inner: TensorSource = field(repr=False)
     infos: Mapping[str, TensorInfo] = field(repr=False)
     tied: Mapping[str, str] = field(repr=False)
+    transposed: frozenset[str] = field(repr=False)
 
     @property
     def label(self) -> str:
@@ -54,7 +58,8 @@ class CountedSource:
         return tuple(self.infos.values())
 
     def load(self, name: str) -> NDArray[Any]:
-        return self.inner.load(self.tied.get(name, name))
+        values = self.inner.load(self.tied.get(name, name))
+        return as_little_endian(values.T) if name in self.transposed else values
 
 
 def counted_source(source: TensorSource, table: LayerTable, *, kernel_first: bool = False) -> CountedSource:
@@ -74,14 +79,15 @@ def counted_source(source: TensorSource, table: LayerTable, *, kernel_first: boo
     tied: dict[str, str] = {}
     for tensor, layer in table.by_tensor.items():
         if tensor in known:
-            if _is_tied(known[tensor]):
+            if is_tied(known[tensor]):
                 tied[tensor] = str(known[tensor].counted_in)
             infos[tensor] = _as_counted(known[tensor], layer, kernel_first)
     for name, info in known.items():
         if name not in infos:
             is_weight = len(info.shape) >= 2 and info.refusal is None
             infos[name] = replace(info, refusal=NOT_COUNTED) if is_weight else info
-    return CountedSource(inner=source, infos=infos, tied=tied)
+    transposed = frozenset(name for name in tied if is_transposed(known[name]))
+    return CountedSource(inner=source, infos=infos, tied=tied, transposed=transposed)
 
 
 def counted_plan(source: TensorSource, table: LayerTable) -> ModelPlan:
@@ -97,13 +103,9 @@ def counted_plan(source: TensorSource, table: LayerTable) -> ModelPlan:
     return replace(plan, matrices=matrices)
 
 
-def _is_tied(info: TensorInfo) -> bool:
-    return info.counted_in is not None and info.refusal == f"tied to {info.counted_in}"
-
-
 def _as_counted(info: TensorInfo, layer: CountedLayer, kernel_first: bool) -> TensorInfo:
     """Give a weight the one matrix, or the slices, of its row."""
-    if _is_tied(info):
+    if is_tied(info):
         info = replace(info, refusal=None, counted_in=None)
     assert layer.layer_type is not None
     if len(info.shape) == 2 and layer.layer_type is not LayerType.CONV2D:

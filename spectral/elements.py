@@ -24,6 +24,12 @@ at a level of 5%)."""
 NEAR_ONE = (1e-4, 1e4)
 """From a root mean square above the first to a largest value below the second, sixth powers stay far inside float32."""
 
+N_TYPICAL = 4096
+"""Elements of which the median is the typical magnitude of a matrix."""
+
+FLOAT32_SHARE, FLOAT64_SHARE = 1e-30, 1e-152
+"""Shares of the root mean square below which typical elements would vanish in float32, their squares in float64."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ElementStatistics:
@@ -94,10 +100,12 @@ class ElementStatistics:
         return largest_share_sf(statistic, self.n_rows - n_removed, self.n_columns - n_removed)
 
 
-def in_own_units(block: NDArray[Any]) -> tuple[NDArray[np.float32], float]:
+def in_own_units(block: NDArray[Any]) -> tuple[NDArray[np.float32] | NDArray[np.float64], float]:
     """Divide a matrix by its scale, so that no later power of its elements leaves float32.
 
-    Values of float32 that are near 1 already, as weights are, are taken as they are: the unit is 1.
+    Values of float32 that are near 1 already, as weights are, are taken as they are: the unit is 1. Where one element
+    is so large that most others would vanish beside it (1e50 among ordinary ones), the result is float64, and elements
+    beyond 1e152 times the typical one are taken for that.
 
     Parameters
     ----------
@@ -106,7 +114,7 @@ def in_own_units(block: NDArray[Any]) -> tuple[NDArray[np.float32], float]:
 
     Returns
     -------
-    ndarray of float32, shape (rows, columns)
+    ndarray of float32 or float64, shape (rows, columns)
         In C order or as the block was.
     float
         The unit.
@@ -125,6 +133,10 @@ def in_own_units(block: NDArray[Any]) -> tuple[NDArray[np.float32], float]:
     unit = _root_mean_square(block, largest)
     if block.dtype == np.float32 and NEAR_ONE[0] < unit and largest < NEAR_ONE[1]:
         return block, 1.0
+    typical = _typical_magnitude(block)
+    if 0.0 < typical < FLOAT32_SHARE * unit:
+        reach = typical / FLOAT64_SHARE
+        return np.clip(block.astype(np.float64), -reach, reach) / min(unit, reach), min(unit, reach)
     if block.dtype.itemsize > 4 or not 1e-30 < unit < 1e30:
         return (block.astype(np.float64) / unit).astype(np.float32), unit
     return np.asarray(block.astype(np.float32) * np.float32(1.0 / unit), dtype=np.float32), unit
@@ -149,21 +161,23 @@ def element_statistics(matrix: NDArray[Any]) -> ElementStatistics:
     if not (math.isfinite(moments[2]) and moments[2] > 0.0):
         raise ValueError(f"the elements have no sixth moment in range: {moments[2]!r}")
     n_clipped = 0
+    scale = 1.0
     level = _clip_level(matrix.shape, moments[0])
     if largest > level:
-        moments, level, n_clipped = _settle_clipping(matrix, level)
+        moments, scale, level, n_clipped = _settle_clipping(matrix, level)
     second = moments[0]
     kurtosis = moments[1] / second**2
+    variance = second * scale * scale
     return ElementStatistics(
         n_rows=matrix.shape[0],
         n_columns=matrix.shape[1],
-        variance=second,
+        variance=variance,
         excess_kurtosis=kurtosis - 3.0,
         sixth_cumulant=moments[2] / second**3 - 15.0 * kurtosis + 30.0,
         clip_level=level,
         n_clipped=n_clipped,
         largest=largest,
-        norm_bound=_norm_bound(matrix, level) / second
+        norm_bound=_norm_bound(matrix, level) / variance
         if kurtosis - 3.0 > MAX_KURTOSIS_SHARE * min(matrix.shape)
         else 0.0,
     )
@@ -180,12 +194,14 @@ def _clip_level(shape: tuple[int, ...], variance: float) -> float:
     return CLIP_SHARE * math.sqrt(variance) * math.sqrt(math.sqrt(shape[0] * shape[1]))
 
 
-def _settle_clipping(matrix: NDArray[Any], level: float) -> tuple[Moments, float, int]:
+def _settle_clipping(matrix: NDArray[Any], level: float) -> tuple[Moments, float, float, int]:
     """Clip at CLIP_SHARE of the limit that the clipped elements themselves set.
 
     For a given set of outliers the level solves a linear equation in its square; the set grows as the level falls,
     until it stays (Newton's method for a concave function, so never past the goal). With fewer than 4√(NM) elements
     that are not zero there is no such level. All of them are clipped then, and only their signs are left.
+
+    Returns the moments, the scale in which they are taken, the level, and how many elements are clipped.
     """
     share = CLIP_SHARE**2 * math.sqrt(matrix.size)
     inliers = np.abs(matrix).ravel()
@@ -200,12 +216,15 @@ def _settle_clipping(matrix: NDArray[Any], level: float) -> tuple[Moments, float
         level = math.sqrt(share * energy / (matrix.size - share * n_outliers))
         if not np.any(inliers > level):
             break
-    squares = inliers**2
+    # Beside an element of 1e50, fourth and sixth powers of ordinary ones vanish even in float64.
+    scale = 1.0 if level > FLOAT32_SHARE else level
+    squares = (inliers / scale) ** 2
     inner = float(np.sum(squares)), float(squares @ squares), float(squares**2 @ squares)
     second, fourth, sixth = (
-        (total + n_outliers * level**power) / matrix.size for total, power in zip(inner, (2, 4, 6), strict=True)
+        (total + n_outliers * (level / scale) ** power) / matrix.size
+        for total, power in zip(inner, (2, 4, 6), strict=True)
     )
-    return (second, fourth, sixth), level, n_outliers
+    return (second, fourth, sixth), scale, level, n_outliers
 
 
 def _norm_bound(matrix: NDArray[Any], level: float) -> float:
@@ -224,6 +243,15 @@ def _root_mean_square(block: NDArray[Any], largest: float) -> float:
         return largest * math.sqrt(float(np.dot(relative, relative)) / block.size)
     flat = block.astype(np.float32, copy=False).ravel()
     return math.sqrt(float(np.dot(flat, flat)) / block.size)
+
+
+def _typical_magnitude(block: NDArray[Any]) -> float:
+    """Return the median magnitude of some elements that are not zero; 0 where these all are."""
+    # An odd step meets all columns where their number is a power of two.
+    places = np.arange(0, block.size, max(1, block.size // N_TYPICAL) | 1)
+    sample = np.abs(block[places // block.shape[1], places % block.shape[1]].astype(np.float64))
+    sample = sample[sample > 0.0]
+    return float(np.median(sample)) if len(sample) else 0.0
 
 
 def _moments(matrix: NDArray[Any]) -> Moments:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from spectral.convolution_operator import conv2d_operator_spectrum
+from spectral.convolution_operator import conv2d_operator_spectrum, without_copies
 from spectral.errors import OptionError
 from spectral.loaders.protocol import LayerType
 from spectral.parts import channels_last_kernel, kernel
@@ -191,6 +191,12 @@ def compute_formed_spectrum(matrix: WeightMatrix, options: FormOptions) -> Spect
     if isinstance(spectrum, SpectrumFailure):
         return spectrum
     return form_spectrum(spectrum, matrix.spec, options)
+
+
+def fitted_evals(spectrum: Spectrum, spec: MatrixSpec, options: FormOptions) -> NDArray[np.float64]:
+    """Return the eigenvalues that a tail is fitted to: all, but of an operator on images each once."""
+    is_operator = options.conv2d_fft and spec.layer_type is LayerType.CONV2D
+    return without_copies(spectrum.evals) if is_operator else spectrum.evals
 
 
 def form_spectrum(spectrum: Spectrum, spec: MatrixSpec, options: FormOptions) -> Spectrum | SpectrumFailure:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from spectral.fits import FitFailure, FitFailureReason
 from spectral.metrics import training_warning
 from spectral.spectrum import SpectrumFailure
@@ -13,7 +15,6 @@ from spectral.spectrum import SpectrumFailure
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from spectral.marchenko_pastur import MarchenkoPasturFit
@@ -48,6 +49,8 @@ class LayerAnalysis:
         Option -> why what it asks for does not exist for this layer.
     marchenko_pastur, twin_marchenko_pastur : MarchenkoPasturFit, optional
         Of the spectrum (``mp_fit``) and of its randomised twin (``randomize``).
+    distinct_evals : ndarray of float64, optional
+        Each eigenvalue once, ascending, read-only, where the form of the matrix repeats them (``conv2d_fft``).
     twin_evals : ndarray of float64, optional
         Eigenvalues of the randomised twins, pooled, ascending, read-only (``randomize``).
     noise : NoiseTest, optional
@@ -65,6 +68,7 @@ class LayerAnalysis:
     reasons: Mapping[str, str] = field(default_factory=dict)
     marchenko_pastur: MarchenkoPasturFit | None = None
     twin_marchenko_pastur: MarchenkoPasturFit | None = None
+    distinct_evals: NDArray[np.float64] | None = field(default=None, repr=False)
     twin_evals: NDArray[np.float64] | None = field(default=None, repr=False)
     noise: NoiseTest | None = None
     traps: LayerTraps | None = None
@@ -72,8 +76,9 @@ class LayerAnalysis:
     def __post_init__(self) -> None:
         for name in ("metrics", "reasons"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
-        if self.twin_evals is not None:
-            self.twin_evals.flags.writeable = False
+        for evals in (self.distinct_evals, self.twin_evals):
+            if evals is not None:
+                evals.flags.writeable = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A read-only view of a dict cannot be sent to another process; its contents can.
@@ -91,6 +96,13 @@ class LayerAnalysis:
         if isinstance(self.spectrum, SpectrumFailure):
             return self.spectrum.detail
         return self.fit.detail if isinstance(self.fit, FitFailure) else None
+
+    @property
+    def fitted_evals(self) -> NDArray[np.float64]:
+        """The eigenvalues that the tail was fitted to, ascending: each once; none where there is no spectrum."""
+        if isinstance(self.spectrum, SpectrumFailure):
+            return np.empty(0)
+        return self.spectrum.evals if self.distinct_evals is None else self.distinct_evals
 
     @property
     def warning(self) -> str:

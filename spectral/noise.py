@@ -54,6 +54,10 @@ ACCURACY = 0.05
 
 MAX_STEPS = 400
 
+MIN_VARIANCE = 1e-8
+"""Elements of a smaller variance are enlarged before products are taken: beside one of 1e20 times their size, their
+products would vanish in float32."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoiseTest:
@@ -100,7 +104,11 @@ def largest_eigenvalue(matrix: NDArray[Any], statistics: ElementStatistics, gene
         Draws the start vector.
     """
     _, width = statistics.edge_and_width()
-    least = ACCURACY * width * statistics.variance
+    variance = statistics.variance
+    if variance < MIN_VARIANCE:
+        matrix = matrix / math.sqrt(variance)
+        variance = 1.0
+    least = ACCURACY * width * variance
 
     def is_accurate(found: LeadingEigenvalues) -> bool:
         return float(found.errors[0]) <= max(least, 1e-6 * float(found.values[0]))
@@ -112,7 +120,7 @@ def largest_eigenvalue(matrix: NDArray[Any], statistics: ElementStatistics, gene
         n_values=1,
         max_steps=MAX_STEPS,
     )
-    return float(found.values[0])
+    return float(found.values[0]) * (statistics.variance / variance)
 
 
 def noise_level(evals: NDArray[np.float64], statistics: ElementStatistics, *, level: float) -> tuple[float, int]:

@@ -44,7 +44,7 @@ class ModelPairing:
     def mismatch(self, name: str) -> str | None:
         """Return why a tensor of the first model cannot be compared with its partner, or None where it can."""
         info = self.infos_first[name]
-        if info.counted_in is not None:
+        if info.counted_in is not None and info.refusal is not None:
             return info.refusal
         if name not in self.partners:
             return "no tensor of this name in the other model"
@@ -129,7 +129,11 @@ def _by_prefix(longer: Collection[str], shorter: set[str]) -> dict[str, dict[str
 def _require_one_architecture(pairing: ModelPairing, label_first: str, label_second: str) -> None:
     firsts, seconds = (
         # A file may leave out what is tied, and hold the product for its factors.
-        [name for name, info in infos.items() if len(info.shape) >= 2 and info.counted_in is None]
+        [
+            name
+            for name, info in infos.items()
+            if len(info.shape) >= 2 and (info.counted_in is None or info.refusal is None)
+        ]
         for infos in (pairing.infos_first, pairing.infos_second)
     )
     reshaped = [

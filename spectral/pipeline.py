@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from spectral.execution import single_threaded_blas
 from spectral.fits import FitFailure, FitFailureReason
-from spectral.forms import compute_formed_spectrum, form_matrix, form_spectrum
+from spectral.forms import compute_formed_spectrum, fitted_evals, form_matrix, form_spectrum
 from spectral.layer_analysis import LayerAnalysis
 from spectral.loaders.protocol import FactoredSource
 from spectral.lora import product_spectrum
@@ -72,11 +72,15 @@ def _analyze(stored: WeightMatrix, of_factors: Spectrum | None, options: Analysi
         tail = FitFailure(reason=FitFailureReason.NO_SPECTRUM, detail=spectrum.detail)
         found.reasons.update({option: spectrum.detail for option in _ANALYSES if getattr(options, option)})
     else:
-        tail = fit_tail(spectrum.evals, options.tail)
+        evals = fitted_evals(spectrum, stored.spec, forms)
+        tail = fit_tail(evals, options.tail)
+        if evals is not spectrum.evals:
+            found.records["distinct_evals"] = evals
+            tail = _with_copies(tail, len(spectrum.evals))
         found.metrics.update(spectrum_metrics(spectrum, tolerance=options.tolerance))
         if not isinstance(tail, FitFailure):
             found.metrics.update(power_law_metrics(spectrum, tail))
-        layer = _Layer(matrix=matrix, options=options, spectrum=spectrum, tail=tail)
+        layer = _Layer(matrix=matrix, options=options, spectrum=spectrum, evals=evals, tail=tail)
         for option, analyse in _ANALYSES.items():
             if getattr(options, option):
                 analyse(layer, found)
@@ -92,6 +96,13 @@ def _analyze(stored: WeightMatrix, of_factors: Spectrum | None, options: Analysi
     )
 
 
+def _with_copies(tail: TailFit | FitFailure, n_evals: int) -> TailFit | FitFailure:
+    """Say in a failure how many eigenvalues there are with their copies, as the other numbers count them."""
+    if not isinstance(tail, FitFailure):
+        return tail
+    return replace(tail, detail=f"{tail.detail} (each counted once; with their copies they are {n_evals})")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Layer:
     """What every analysis may read."""
@@ -99,6 +110,8 @@ class _Layer:
     matrix: WeightMatrix
     options: AnalysisOptions
     spectrum: Spectrum
+    evals: NDArray[np.float64]
+    """Those of the spectrum that the tail is fitted to."""
     tail: TailFit | FitFailure
 
 
@@ -158,11 +171,19 @@ def _find_det_x(layer: _Layer, found: _Found) -> None:
     if isinstance(det_x, FitFailure):
         found.take("detX", det_x)
         return
-    n_pl_spikes = None if isinstance(tail, FitFailure) else tail.num_pl_spikes
+    n_pl_spikes = None if isinstance(tail, FitFailure) else _n_spikes_with_copies(layer, tail)
     found.take(
         "detX",
         det_x_metrics(det_x, N=spectrum.N, M=spectrum.M, n_evals=len(spectrum.evals), n_pl_spikes=n_pl_spikes),
     )
+
+
+def _n_spikes_with_copies(layer: _Layer, tail: TailFit) -> int:
+    """Count the eigenvalues of the tail as the spectrum has them: both sides of a gap count copies."""
+    first = int(np.searchsorted(layer.evals, tail.fit.xmin))
+    smallest, largest = layer.evals[[first, first + tail.num_pl_spikes - 1]]
+    evals = layer.spectrum.evals
+    return int(np.searchsorted(evals, largest, side="right") - np.searchsorted(evals, smallest))
 
 
 def _measure_vectors(layer: _Layer, found: _Found) -> None:
@@ -206,7 +227,7 @@ def _judge_tail(layer: _Layer, found: _Found) -> None:
 
     law = layer.tail if isinstance(layer.tail, FitFailure) else layer.tail.fit
     assert not isinstance(law, TruncatedPowerLawFit), "the options allow these tests for power laws only"
-    metrics, reasons = tail_doubt_metrics(layer.spectrum.evals, law, name=layer.matrix.spec.name, options=layer.options)
+    metrics, reasons = tail_doubt_metrics(layer.evals, law, name=layer.matrix.spec.name, options=layer.options)
     found.metrics.update(metrics)
     found.reasons.update(reasons)
 

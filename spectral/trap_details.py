@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -196,6 +197,8 @@ def _leading_directions(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the leading singular vectors of W itself, as columns, for rows and for columns."""
     values = block.astype(np.float64)
+    # By a power of two, which changes no digit: the squares of 1e80 are beyond float64 after two products.
+    values = np.ldexp(values, -math.frexp(float(np.max(np.abs(values))))[1])
     kept = min(N_DIRECTIONS, *values.shape)
     leading = leading_eigenvalues(
         values,

@@ -159,17 +159,17 @@ class PermutedSlice:
 
     Attributes
     ----------
-    values : ndarray of float32, shape (rows, columns)
-        The permuted elements in units of ``unit``.
+    values : ndarray of float32 or float64, shape (rows, columns)
+        The permuted elements in units of ``unit``; float64 where one of them would leave the others no digits.
     unit : float
-        What the values were divided by, so that they fit float32.
+        What the values were divided by, so that they fit their type.
     statistics : ElementStatistics
         Of the values.
     generator : Generator
         Its state after the permutation.
     """
 
-    values: NDArray[np.float32] = field(repr=False)
+    values: NDArray[np.float32] | NDArray[np.float64] = field(repr=False)
     unit: float
     statistics: ElementStatistics
     generator: np.random.Generator = field(repr=False)

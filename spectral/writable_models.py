@@ -16,6 +16,7 @@ import numpy as np
 from spectral.errors import ModelError, UnsupportedModelError
 from spectral.loaders import open_model
 from spectral.loaders.keras_model import KerasVariable, is_keras_layer
+from spectral.loaders.ties import region_of
 from spectral.loaders.torch_module import is_torch_module
 from spectral.loaders.torch_tensor import is_torch_tensor
 
@@ -55,11 +56,7 @@ class WritableModel:
     def storage_key(self, name: str) -> Hashable:
         """Return what two names have in common exactly if they are the same values in memory (tied weights)."""
         value = self.held[name]
-        if is_torch_tensor(value):
-            return value.device, value.data_ptr(), tuple(value.shape), value.stride()
-        if isinstance(value, np.ndarray):
-            return value.__array_interface__["data"][0], value.shape, value.strides
-        return id(value)
+        return region_of(value) or id(value)
 
     def write(self, name: str, values: NDArray[Any]) -> None:
         """Replace the values of one tensor, which keeps its type, its device and its place in memory.

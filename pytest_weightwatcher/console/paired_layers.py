@@ -53,10 +53,8 @@ def paired_metrics(layer: LayerAnalysis, base: LayerAnalysis) -> dict[str, float
 def _alphas(layer: LayerAnalysis, base: LayerAnalysis) -> dict[str, float]:
     if not isinstance(base.fit, PowerLawFit):
         return {}
-    assert isinstance(layer.spectrum, Spectrum)
-    assert isinstance(base.spectrum, Spectrum)
     n_tail = base.fit.n_tail
-    before, after = (alpha_at_tail(side.evals, n_tail) for side in (base.spectrum, layer.spectrum))
+    before, after = (alpha_at_tail(side.fitted_evals, n_tail) for side in (base, layer))
     if before is None or after is None:
         return {}
     sigma = (before - 1.0) / n_tail**0.5

@@ -28,11 +28,24 @@ class ComputedTensor(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemorySource:
-    """Tensors held by the caller; nothing is copied before :meth:`load`."""
+    """Tensors held by the caller; nothing is copied before :meth:`load`.
+
+    Attributes
+    ----------
+    label : str
+        What to call it.
+    infos : dict of str to TensorInfo
+        The headers.
+    values : mapping of str to object
+        Torch tensors, arrays, and :class:`ComputedTensor`.
+    norm_axes : mapping of str to int
+        Weights under spectral norm -> the axis that makes the rows of the matrix, where a module tells.
+    """
 
     label: str
     infos: dict[str, TensorInfo] = field(repr=False)
     values: Mapping[str, Any] = field(repr=False)
+    norm_axes: Mapping[str, int] = field(default_factory=dict, repr=False)
 
     def tensors(self) -> tuple[TensorInfo, ...]:
         return tuple(self.infos.values())

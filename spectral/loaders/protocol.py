@@ -55,8 +55,9 @@ class TensorInfo:
         How the framework, or the model's configuration, cuts the tensor into matrices. ``None`` where names and
         shapes must tell.
     counted_in : str, optional
-        Another tensor that has these values already: the one it is tied to, or the product that it is a factor of.
-        Such a tensor has a refusal, and is no parameter of its own.
+        Another tensor that has these values already: the one it is tied to or a part of, or the product that it is a
+        factor of. Such a tensor is no parameter of its own, and has a refusal, unless the other one is a vector that
+        matrices are cut from.
     """
 
     name: str

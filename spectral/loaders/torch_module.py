@@ -34,6 +34,9 @@ _CLASS_WORDS = (
 """Words in the class name of a torch module -> what its ``weight`` is, the first match wins."""
 
 _KERNEL_DIMENSIONS = {LayerType.CONV1D: 3, LayerType.CONV2D: 4, LayerType.CONV3D: 5}
+_WEIGHT_NAMES = ("weight", "weight_orig", "weight_v")
+"""The weight of a layer, and the factor that has its shape under spectral norm or pruning, and under weight norm."""
+
 _PROJECTIONS = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
@@ -61,6 +64,11 @@ class Parametrized:
             weight: torch.Tensor = copy.deepcopy(self.parametrization).eval()()
         return weight.detach()
 
+    def originals(self) -> Iterator[torch.Tensor]:
+        """Yield the tensors that the weight is computed from."""
+        yield from self.parametrization.parameters(recurse=False)
+        yield from self.parametrization.buffers(recurse=False)
+
 
 def is_torch_module(value: object) -> TypeGuard[torch.nn.Module]:
     """Tell whether ``value`` is a torch module, without importing torch."""
@@ -72,19 +80,26 @@ def open_module(module: torch.nn.Module) -> MemorySource:
     """Open a torch module: every parameter and buffer, with the role its module gives it.
 
     A parametrized weight is the one that the module computes, not the tensors it is computed from. A weight
-    that several layers share is analysed once.
+    that several layers share is analysed once. One that cannot be computed is listed with what was raised.
     """
     values: dict[str, Any] = {}
+    norm_axes: dict[str, int] = {}
     infos: dict[str, TensorInfo] = {}
     for prefix, child in _walk(module, "", ()):
         for short_name, value in _values_of(child):
             name = prefix + short_name
             values[name] = value
-            tensor = value.compute() if isinstance(value, Parametrized) else value
-            infos[name] = _describe(name, short_name, tensor, child)
+            describe = _describe_computed if isinstance(value, Parametrized) else _describe
+            infos[name] = describe(name, short_name, value, child)
+        norm_axes.update(_norm_axes(prefix, child))
     config = attention_config(_attributes_of(getattr(module, "config", None)))
     infos = mark_ties(with_fused_attention(infos, config), values)
-    return MemorySource(label=type(module).__name__, infos=_refuse_originals(infos, values), values=values)
+    return MemorySource(
+        label=type(module).__name__,
+        infos=_refuse_originals(infos, values),
+        values=values,
+        norm_axes=norm_axes,
+    )
 
 
 def _walk(
@@ -106,9 +121,36 @@ def _values_of(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
     yield from module.named_buffers(recurse=False, remove_duplicate=False)
 
 
+def _norm_axes(prefix: str, module: torch.nn.Module) -> Iterator[tuple[str, int]]:
+    """Yield the weights that an old spectral norm divides before each forward pass, with the axis it takes for rows."""
+    for hook in module._forward_pre_hooks.values():  # noqa: SLF001 (where torch.nn.utils.spectral_norm puts itself)
+        if type(hook).__name__ == "SpectralNorm" and isinstance(getattr(hook, "dim", None), int):
+            name = f"{prefix}{hook.name}_orig"
+            yield name, hook.dim
+
+
+def _describe_computed(name: str, short_name: str, value: Parametrized, module: torch.nn.Module) -> TensorInfo:
+    """Describe a weight that must be computed for that; where this fails, by what it is computed from."""
+    try:
+        tensor = value.compute()
+    except Exception as error:  # The module's own code may raise anything.
+        reason = f"its parametrization raised {_one_line(error)}"
+        largest = max(value.originals(), key=lambda original: original.numel(), default=None)
+        if largest is None:
+            return TensorInfo(name=name, shape=(), dtype="float32", refusal=reason)
+        return replace(_describe(name, short_name, largest, module), refusal=reason)
+    return _describe(name, short_name, tensor, module)
+
+
+def _one_line(error: Exception) -> str:
+    text = str(error).strip().partition("\n")[0][:200]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 def _describe(name: str, short_name: str, tensor: torch.Tensor, module: torch.nn.Module) -> TensorInfo:
     class_names = " ".join(cls.__name__.lower() for cls in type(module).__mro__)
-    role = next((role for word, role in _CLASS_WORDS if word in class_names), None) if short_name == "weight" else None
+    is_weight = short_name in _WEIGHT_NAMES
+    role = next((role for word, role in _CLASS_WORDS if word in class_names), None) if is_weight else None
     if "multiheadattention" in class_names and short_name in _PROJECTIONS:
         role = LayerType.ATTENTION
     info = describe_torch_tensor(name, tensor, role)

@@ -75,7 +75,7 @@ def plot_esd(layer: LayerAnalysis, scale: Scale = "log-log", *, ax: Axes | None 
         if isinstance(layer.fit, FitFailure):
             write_note(axes, f"no fit: {layer.fit.detail}")
         else:
-            _draw_fit(axes, layer.fit, evals, scale)
+            _draw_fit(axes, layer.fit, evals, scale, n_fitted=len(layer.fitted_evals))
         axes.set_xlabel(EVAL_LABEL + not_shown(len(evals) - n_shown))
         axes.legend(loc="best")
         return figure_of(axes)
@@ -126,9 +126,11 @@ def _density(shown: NDArray[np.float64], scale: str, n_all: int) -> Histogram:
     return histogram(shown, edges, n_all=n_all, per="decade" if scale == "log-lin" else "unit")
 
 
-def _draw_fit(axes: Axes, fit: PowerLawFit | TruncatedPowerLawFit, evals: NDArray[np.float64], scale: str) -> None:
+def _draw_fit(
+    axes: Axes, fit: PowerLawFit | TruncatedPowerLawFit, evals: NDArray[np.float64], scale: str, *, n_fitted: int
+) -> None:
     x = log_edges(fit.xmin, fit.xmax, N_CURVE)
-    density = tail_density(fit, x) * (fit.n_tail / len(evals))
+    density = tail_density(fit, x) * (fit.n_tail / n_fitted)
     if scale == "log-lin":
         density = density * x * np.log(10.0)
     law = "truncated power law" if isinstance(fit, TruncatedPowerLawFit) else "power law"

@@ -79,6 +79,7 @@ def _profile(layer: LayerAnalysis) -> tuple[PowerLawProfile, NDArray[np.float64]
     evals = drawable_evals(layer)
     if isinstance(evals, str):
         return evals
+    evals = layer.fitted_evals
     if not isinstance(layer.fit, FitFailure):
         # What the fit left out (xmax, clipped fingers) is not in the profile either.
         evals = evals[evals <= layer.fit.xmax]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from typing import Any
 
@@ -11,12 +12,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spectral.analysis import analyze
 from spectral.convolution_operator import GRID, complex_singular_values, conv2d_operator_spectrum
 from spectral.forms import FormOptions, expand_specs
 from spectral.loaders.protocol import LayerType, TensorInfo
+from spectral.metrics import POWER_LAW_METRICS
+from spectral.plots import plot_esd, plot_xmin_profile
+from spectral.power_law import PowerLawFit, fit_power_law
 from spectral.spectrum import Spectrum, SpectrumFailure
 from spectral.weights import WeightMatrix, as_weight_matrix, plan_matrices
-from tests.core.builders import heavy_tailed, spec_of
+from tests.core.builders import heavy_tailed, spec_of, with_singular_values
 from tests.core.formed import formed_spectra
 from tests.core.oracle import oracle_rows, with_weights
 
@@ -170,6 +175,97 @@ def test_misuse() -> None:
         conv2d_operator_spectrum(one)
 
 
+class TestFit:
+    """Copies of an eigenvalue are no evidence."""
+
+    @pytest.mark.parametrize("fit", ["PL", "TPL"])
+    def test_one_point_is_fitted_as_the_matrix_that_it_is(self, fit: str) -> None:
+        values = heavy_tailed(80, 60, 1, 1)
+        options: dict[str, Any] = {"fit": fit} | ({"bootstrap": 50, "compare_tails": True} if fit == "PL" else {})
+        (plain,) = analyze({"conv": values}, **options).layers
+        (layer,) = analyze({"conv": values}, conv2d_fft=True, **options).layers
+        names = [name for name in plain.metrics if name in POWER_LAW_METRICS and name != "log_alpha_norm"]
+        names += [name for name in plain.metrics if name.startswith(("pl_vs", "alpha_"))]
+        assert len(names) >= 7
+        for name in names:
+            assert layer.metrics[name] == pytest.approx(plain.metrics[name], rel=1e-6), name
+        assert isinstance(layer.spectrum, Spectrum)
+        assert len(layer.spectrum.evals) == layer.metrics["num_evals"] == 60 * GRID**2
+        assert layer.metrics["norm"] == pytest.approx(GRID**2 * plain.metrics["norm"], rel=1e-9)
+        assert len(layer.fitted_evals) == 60
+        assert not layer.fitted_evals.flags.writeable
+
+    @pytest.mark.parametrize(("kernel", "n_distinct"), [((1, 3), 17), ((3, 1), 17), ((3, 3), 514)])
+    def test_conjugate_frequencies_count_once(self, kernel: tuple[int, int], n_distinct: int) -> None:
+        (layer,) = analyze({"conv": heavy_tailed(12, 10, *kernel)}, conv2d_fft=True).layers
+        assert isinstance(layer.fit, PowerLawFit)
+        # Of 32 frequencies on a line two are their own conjugates, of 32 x 32 four.
+        assert len(layer.fitted_evals) == 10 * n_distinct
+        assert isinstance(layer.spectrum, Spectrum)
+        values, counts = np.unique(layer.spectrum.evals, return_counts=True)
+        np.testing.assert_array_equal(values, layer.fitted_evals)
+        assert set(counts) == ({1, 2} if kernel == (3, 3) else {GRID, 2 * GRID})
+        direct = fit_power_law(values)
+        assert layer.fit == direct
+        assert layer.metrics["sigma"] == pytest.approx(
+            (layer.metrics["alpha"] - 1) / layer.metrics["num_pl_spikes"] ** 0.5
+        )
+
+    def test_few_of_them_are_not_fitted(self) -> None:
+        """5·1024 eigenvalues, but 5 facts."""
+        (layer,) = analyze({"conv": heavy_tailed(7, 5, 1, 1)}, conv2d_fft=True).layers
+        assert layer.status == "skipped"
+        assert layer.reason == (
+            "5 eigenvalues, at least 8 are needed for a fit (each counted once; with their copies they are 5120)"
+        )
+        assert layer.metrics["num_evals"] == 5120
+
+    @pytest.mark.parametrize("options", [{}, {"xmax": -2}, {"fix_fingers": "clip_xmax"}], ids=str)
+    def test_the_gap_counts_copies_on_both_sides(self, options: dict[str, Any]) -> None:
+        values = heavy_tailed(80, 60, 1, 1)
+        (layer,) = analyze({"conv": values}, conv2d_fft=True, detX=True, **options).layers
+        n_spikes = layer.metrics["detX_num"] - layer.metrics["ERG_gap"]
+        assert n_spikes == GRID**2 * layer.metrics["num_pl_spikes"]
+
+    def test_other_layers_keep_their_copies(self) -> None:
+        """Equal eigenvalues of a matrix are its own: nothing made them equal."""
+        singular = np.repeat(np.geomspace(1.0, 30.0, 40), 2)
+        values = with_singular_values(singular, 90, 80)
+        (layer,) = analyze({"dense": values}, conv2d_fft=True).layers
+        assert layer.distinct_evals is None
+        assert layer.fitted_evals is layer.spectrum.evals  # type: ignore[union-attr]
+
+    def test_inverted(self) -> None:
+        values = heavy_tailed(80, 60, 1, 1)
+        (plain,) = analyze({"conv": values}, inverse=True).layers
+        (layer,) = analyze({"conv": values}, conv2d_fft=True, inverse=True).layers
+        assert layer.metrics["alpha"] == pytest.approx(plain.metrics["alpha"], rel=1e-6)
+
+    def test_a_layer_without_spectrum_has_none_to_fit(self) -> None:
+        (layer,) = analyze({"conv": np.zeros((7, 5, 1, 1))}, conv2d_fft=True).layers
+        assert len(layer.fitted_evals) == 0
+
+    def test_the_record_survives_another_process(self) -> None:
+        (layer,) = analyze({"conv": heavy_tailed(12, 10, 3, 3)}, conv2d_fft=True).layers
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(layer)).fitted_evals, layer.fitted_evals)
+
+    def test_its_figures_show_the_fit_that_was_made(self) -> None:
+        (layer,) = analyze({"conv": heavy_tailed(80, 60, 1, 1)}, conv2d_fft=True).layers
+        (plain,) = analyze({"conv": heavy_tailed(80, 60, 1, 1)}).layers
+        for draw in (plot_esd, plot_xmin_profile):
+            curves = [
+                max(np.size(line.get_xdata()) for axes in draw(record).axes for line in axes.get_lines())
+                for record in (plain, layer)
+            ]
+            assert curves[0] == curves[1]
+        lines = [
+            next(line for line in plot_esd(record).axes[0].get_lines() if "power law" in str(line.get_label()))
+            for record in (plain, layer)
+        ]
+        heights = [np.asarray(line.get_ydata(), dtype=np.float64) for line in lines]
+        np.testing.assert_allclose(heights[0], heights[1], rtol=1e-6)
+
+
 class TestBesideTheIncumbent:
     """Its conv2d_fft keeps the real part only, and for torch kernels takes the SVD over the frequencies."""
 
@@ -186,6 +282,20 @@ class TestBesideTheIncumbent:
         assert spectrum.evals[-1] != pytest.approx(row["lambda_max"], rel=1e-2)
         assert len(spectrum.evals) == 5 * GRID**2
         assert spec.n_evals == 5 * 9
+
+    def test_kernels_of_one_point_have_its_norm(self) -> None:
+        """The transform of a 1 x 1 kernel is constant, so that the axes do not matter: the Frobenius norm agrees."""
+        layer = torch.nn.Conv2d(60, 80, 1)
+        model = with_weights({"conv": (layer, heavy_tailed(80, 60, 1, 1))})
+        (row,) = oracle_rows(model, conv2d_fft=True)
+        (plain,) = oracle_rows(model)
+        (ours,) = analyze(model, conv2d_fft=True).layers
+        assert ours.metrics["norm"] == pytest.approx(row["norm"], rel=1e-6)
+        # What it fits are one value for each of 4,800 pairs of channels; we fit what it fits without the option.
+        assert row["num_evals"] == 60 * 80
+        assert row["alpha"] != pytest.approx(plain["alpha"], rel=0.01)
+        for name in ("alpha", "sigma", "D", "num_pl_spikes"):
+            assert ours.metrics[name] == pytest.approx(plain[name], rel=1e-4)
 
     def test_keras_kernels_of_one_point(self) -> None:
         """Here the transform is real and the axes are right: all that it keeps are copies of the largest value."""

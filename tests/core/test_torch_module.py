@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.nn.utils import parametrizations, parametrize
 
+from spectral import WeightWatcher
 from spectral.analysis import analyze, describe
 from spectral.loaders.opening import open_model
 
@@ -21,6 +22,18 @@ def reasons(model: Any) -> dict[str, str]:
 
 def names(model: Any) -> list[str]:
     return [spec.name for spec in describe(model).matrices]
+
+
+def raising(error: BaseException) -> Any:
+    """Return two layers; the first has a parametrization that raises, once it is registered."""
+
+    class Raising(torch.nn.Module):  # type: ignore[misc, unused-ignore]
+        def forward(self, weight: torch.Tensor) -> torch.Tensor:
+            raise error
+
+    model: Any = torch.nn.Sequential(torch.nn.Linear(60, 100, bias=False), torch.nn.Linear(100, 60, bias=False))
+    parametrize.register_parametrization(model[0], "weight", Raising(), unsafe=True)
+    return model
 
 
 class TestTies:
@@ -48,10 +61,18 @@ class TestTies:
         assert reasons(model)["1.weight"] == "tied to 0.weight"
         assert describe(model).coverage == 1.0
 
-    def test_equal_copies_and_views_of_another_shape_are_two(self) -> None:
+    def test_equal_copies_are_two(self) -> None:
         weight = torch.randn(20, 20, generator=torch.Generator().manual_seed(0))
-        state = {"a": weight, "b": weight.clone(), "c": weight.t(), "d": weight[:10], "e": weight.double()}
-        assert names(state) == ["a", "b", "c", "d", "e"]
+        state = {"a": weight, "b": weight.clone(), "c": weight.double()}
+        assert names(state) == ["a", "b", "c"]
+
+    def test_a_transposed_weight_of_another_module(self) -> None:
+        model = torch.nn.Sequential(torch.nn.Linear(20, 30, bias=False), torch.nn.Linear(30, 20, bias=False))
+        model[1].weight = torch.nn.Parameter(model[0].weight.detach().t())
+        for content in (model, model.state_dict()):
+            assert names(content) == ["0"]
+            assert reasons(content) == {"1.weight": "tied to 0.weight, transposed"}
+            assert describe(content).coverage == 1.0
 
     def test_empty_and_meta_tensors_are_not_tied(self) -> None:
         model = torch.nn.Sequential(torch.nn.Linear(20, 30, device="meta"), torch.nn.Linear(20, 30, device="meta"))
@@ -64,6 +85,15 @@ class TestTies:
         torch.save({"a.weight": weight, "b.weight": weight}, tmp_path / "m.pt")
         assert names(tmp_path / "m.pt") == ["a"]
         assert reasons(tmp_path / "m.pt") == {"b.weight": "tied to a.weight"}
+
+    def test_a_torch_file_keeps_views(self, tmp_path: Any) -> None:
+        weight = torch.randn(30, 20)
+        torch.save({"a.weight": weight, "b.weight": weight.t(), "c.weight": weight[10:]}, tmp_path / "m.pt")
+        assert names(tmp_path / "m.pt") == ["a"]
+        assert reasons(tmp_path / "m.pt") == {
+            "b.weight": "tied to a.weight, transposed",
+            "c.weight": "a view of a part of a.weight",
+        }
 
     def test_a_module_inside_itself(self) -> None:
         model = torch.nn.Module()
@@ -94,6 +124,53 @@ class TestParametrizations:
         assert (spec.name, spec.shape) == ("weight", (60, 20))
         assert describe(layer).coverage == 1.0
         np.testing.assert_array_equal(open_model(layer).load("weight"), layer.weight.detach().numpy())
+
+    @pytest.mark.parametrize(
+        ("error", "expected"),
+        [
+            (RuntimeError("no such\nbuffer"), "RuntimeError: no such"),
+            (KeyError("scale"), "KeyError: 'scale'"),
+            (AssertionError(), "AssertionError"),
+            (MemoryError(), "MemoryError"),
+        ],
+        ids=repr,
+    )
+    def test_one_that_raises_is_a_reason(self, error: Exception, expected: str) -> None:
+        """It used to end the run: the other layers are worth knowing."""
+        model = raising(error)
+        assert reasons(model) == {
+            "0.weight": f"its parametrization raised {expected}",
+            "0.parametrizations.weight.original": "0.weight is computed from it",
+        }
+        analysis = analyze(model)
+        assert [layer.name for layer in analysis.layers] == ["1"]
+        assert analysis.layers[0].status == "success"
+        # It is a gap: its values are there, and not analysed.
+        assert analysis.coverage == 6000 / 12000
+
+    def test_what_ends_the_process_is_not_caught(self) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            describe(raising(KeyboardInterrupt()))
+
+    def test_one_that_returns_no_tensor(self) -> None:
+        class Wrong(torch.nn.Module):  # type: ignore[misc, unused-ignore]
+            def forward(self, weight: torch.Tensor) -> Any:
+                return [weight]
+
+        layer: Any = torch.nn.Linear(20, 30)
+        parametrize.register_parametrization(layer, "weight", Wrong(), unsafe=True)
+        assert reasons(layer)["weight"].startswith("its parametrization raised AttributeError: ")
+
+    def test_one_that_raises_under_two_names(self) -> None:
+        broken = raising(ValueError("no"))[0]
+        model = torch.nn.Sequential(broken, broken)
+        assert reasons(model)["1.weight"] == "tied to 0.weight"
+        assert describe(model).coverage == 0.0
+
+    def test_one_that_raises_in_the_drop_in_class(self) -> None:
+        watcher = WeightWatcher(model=raising(ValueError("no")))
+        assert watcher.analyze()["longname"].tolist() == ["1"]
+        assert "its parametrization raised ValueError: no" in {entry.reason for entry in watcher.unanalysed}
 
     def test_of_a_bias(self) -> None:
         layer = parametrizations.weight_norm(torch.nn.Linear(20, 30), name="bias")

@@ -42,6 +42,16 @@ class TestTable:
         assert first.eigenvalue > second.eigenvalue > 0.0
         assert all(trap.cause == "elements" and trap.p_value < 1e-6 for trap in (first, second))
 
+    @pytest.mark.parametrize("size", [1e10, 1e20, 1e30, 1e50, 1e150])
+    def test_an_element_beside_which_the_others_vanish(self, size: float) -> None:
+        weights = noise(120, 90).astype(np.float64)
+        weights[7, 11] = -size
+        (trap,) = analyze_traps({"w": weights}).traps["w"]
+        assert (trap.elements[0].row, trap.elements[0].column, trap.elements[0].value) == (7, 11, -size)
+        assert trap.elements[0].share == pytest.approx(1.0)
+        assert trap.overlap == pytest.approx(1.0)
+        assert trap.cause == "elements"
+
     def test_a_trap_in_a_slice(self) -> None:
         (trap,) = analyze_traps(planted()).traps["conv"]
         assert trap.slice_id == 3

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from spectral import describe
 from spectral import traps as traps_module
-from spectral.elements import element_statistics
+from spectral.elements import element_statistics, in_own_units
 from spectral.execution import single_threaded_blas
-from spectral.noise import any_of
+from spectral.noise import any_of, compare_with_noise
 from spectral.permutation import scrambled, shuffled
 from spectral.tracy_widom import holm
 from spectral.traps import LayerTraps, TrapTest, find_traps, permuted_slice
@@ -340,13 +340,79 @@ class TestDegenerate:
         assert found.n_traps(0.01) == 0
         assert not found.slices[0].is_calibrated
 
-    @pytest.mark.parametrize("size", [1e8, 1e15, 1e30])
-    def test_an_element_beyond_the_squares_of_float32(self, size: float) -> None:
-        matrix = gaussian(64, 64, seed=15)
+    @pytest.mark.parametrize("size", [1e8, 1e10, 1e15, 1e20, 1e30, 1e38, 1e50, 1e100, 1e150])
+    @pytest.mark.parametrize("sigma", [1.0, 0.02])
+    def test_an_element_beyond_the_squares_of_float32(self, size: float, sigma: float) -> None:
+        matrix = gaussian(64, 64, seed=15) * sigma
+        plain = traps_of(matrix)
         matrix[1, 2] = size
         found = traps_of(matrix)
+        assert found.p_value < 1e-12
         assert found.n_traps(0.01) == 1
         assert found.slices[0].eigenvalues[0] == pytest.approx(size**2, rel=1e-5)
+        # What else is there is seen as it is without the element.
+        assert found.detectability_limit == pytest.approx(plain.detectability_limit, rel=1e-2)
+        assert 0.001 < found.slices[0].bulk_p_value < 0.999
+        assert traps_of(matrix) == found
+
+    @pytest.mark.parametrize(
+        ("dtype", "sizes"),
+        [
+            ("float32", (1e10, 1e20, 1e30, 3e38)),
+            ("bfloat16", (1e10, 1e20, 1e30, 3e38)),
+            ("float16", (6e4,)),
+        ],
+    )
+    @pytest.mark.parametrize("sigma", [1.0, 1e-6])
+    def test_an_element_near_the_end_of_its_type(self, dtype: str, sizes: tuple[float, ...], sigma: float) -> None:
+        for size in sizes:
+            matrix = (gaussian(64, 64, seed=15) * sigma).astype(getattr(ml_dtypes, dtype, dtype))
+            matrix[1, 2] = size
+            found = traps_of(matrix)
+            assert found.n_traps(0.01) == 1
+            assert found.slices[0].eigenvalues[0] == pytest.approx(float(matrix[1, 2]) ** 2, rel=1e-5)
+            assert 0.001 < found.slices[0].bulk_p_value < 0.999
+
+    @pytest.mark.parametrize("size", [1e20, 1e50, 1e150])
+    def test_an_offset_is_seen_beside_such_an_element(self, size: float) -> None:
+        """The products of the others vanish in float32 beside 1e20, and in float64 beside 1e150."""
+        matrix = gaussian(64, 64, seed=16) + 1.0
+        matrix[1, 2] = size
+        assert traps_of(matrix).slices[0].bulk_p_value < 1e-12
+        clean = gaussian(64, 64, seed=16)
+        clean[1, 2] = size
+        generator = np.random.default_rng(0)
+        spectra = [np.square(np.linalg.svd(block, compute_uv=False)[None, ::-1]) for block in (matrix, clean)]
+        tests = [
+            compare_with_noise(block[None], evals.astype(np.float64), generator)
+            for block, evals in zip((matrix, clean), spectra, strict=True)
+        ]
+        assert tests[0].p_value < 1e-12
+        assert 0.001 < tests[1].p_value < 0.999
+        assert tests[1].noise_sigma == pytest.approx(1.0, rel=0.05)
+
+    def test_an_element_beyond_the_squares_of_float64(self) -> None:
+        """Where the element's own square is none, it is taken for 1e152 times the others: it stays a trap."""
+        matrix = gaussian(64, 64, seed=15)
+        matrix[1, 2] = 1e250
+        found = traps_of(matrix)
+        assert found.n_traps(0.01) == 1
+        assert found.slices[0].eigenvalues[0] > 1e300
+
+    def test_elements_that_are_many_are_no_traps(self) -> None:
+        """Where one in eight is of 1e50, these are the matrix."""
+        matrix = gaussian(64, 64, seed=15)
+        huge = np.random.default_rng(1).random(matrix.shape) < 0.125
+        matrix[huge] *= 1e50
+        assert traps_of(matrix).n_traps(0.01) == 0
+
+    def test_ordinary_weights_are_taken_as_they_are(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nothing is looked at or computed for them that was not before."""
+        monkeypatch.setattr("spectral.elements._typical_magnitude", lambda _: pytest.fail("looked at"))
+        matrix = gaussian(64, 64).astype(np.float32) * np.float32(0.02)
+        values, unit = in_own_units(matrix)
+        assert values is matrix
+        assert unit == 1.0
 
     @pytest.mark.parametrize("shape", [(50000, 8), (16, 20000), (2, 2), (1, 9), (1, 1)])
     def test_any_shape_has_an_answer(self, shape: tuple[int, int]) -> None:
