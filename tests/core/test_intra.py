@@ -153,7 +153,7 @@ class TestSparsify:
         """With the identity on its left it can be read off: X = S·W1 / (‖I‖·‖W1‖ + √‖S‖)."""
         n = 12
         identity = np.eye(n)
-        x = product(identity, identity)
+        x = product(identity, np.eye(n))
         ones = np.count_nonzero(x)
         assert 0.3 * n * n < ones < 0.7 * n * n
         np.testing.assert_allclose(x[x != 0], 1.0 / (n + np.sqrt(np.sqrt(ones))), rtol=1e-12)
