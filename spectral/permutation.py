@@ -79,8 +79,8 @@ def scrambled(matrix: NDArray[Any], generator: np.random.Generator) -> NDArray[A
         columns[:end, rows] = mixed[:, turn:].T
         columns[end:, rows] = mixed[:, :turn].T
     # In place, row by row: fresh memory of the size of the matrix costs as much as moving the elements.
-    orders, starts = _orders(*columns.shape, generator)
-    spare = np.empty(columns.shape[1], dtype=matrix.dtype)
+    orders, starts = _orders(matrix.shape[1], matrix.shape[0], generator)
+    spare = np.empty(matrix.shape[0], dtype=matrix.dtype)
     for row, start in zip(columns, starts.tolist(), strict=True):
         # mode="clip" spares numpy a buffer; every index is in range.
         row.take(orders[start], 0, spare, "clip")

@@ -270,7 +270,7 @@ def _start(permuted: PermutedSlice, edge: float) -> NDArray[np.float64]:
     iteration would find the edge of the bulk first, and stop.
     """
     values = permuted.values if permuted.values.shape[0] >= permuted.values.shape[1] else permuted.values.T
-    start = permuted.generator.standard_normal(values.shape[1])
+    start: NDArray[np.float64] = permuted.generator.standard_normal(min(values.shape))
     if permuted.statistics.largest**2 > LARGE_SHARE * edge:
         start[int(np.argmax(np.max(np.abs(values), axis=0)))] += math.sqrt(len(start))
     return start

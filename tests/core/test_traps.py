@@ -128,7 +128,7 @@ def test_the_traps_of_a_real_model() -> None:
     """Five output.dense layers have elements of 40 to 175 standard deviations; attention has none of them."""
     model = minilm()
     layers = [m for m in model.matrices if "encoder.layer" in m.name and m.N <= 1536]
-    found = {m.name: traps_of(model.source.load(m.tensor), name=m.name) for m in layers}
+    found = {m.name: traps_of(model.source.load(m.tensor), name=m.name, seed=1) for m in layers}
     adjusted = dict(zip(found, holm([layer.p_value for layer in found.values()]), strict=True))
     for index in range(4):
         assert adjusted[f"encoder.layer.{index}.output.dense"] < 0.02
