@@ -1,4 +1,4 @@
-"""Two threads inside one large matrix, in such a way that the result is the same on any machine.
+"""Two threads for one large matrix, in such a way that the result is the same on any machine.
 
 The work is always divided in the same way, each part with sums of its own that are added up in a fixed order. How many
 parts run at once, and on which cores, changes nothing.
@@ -7,17 +7,24 @@ parts run at once, and on which cores, changes nothing.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import TracebackType
+    from typing import TypeVar
+
+    Result = TypeVar("Result")
 
 N_LANES = 2
 
 LANES_FROM = 1e10
 """From this many multiplications on, the parts run at once: with a few large matrices there is nothing else to do for
 the second core."""
+
+ASIDE_FROM = 2e8
+"""From this many multiplications on a second piece of work is begun on a thread of its own, which costs a hundredth."""
 
 
 class Lanes:
@@ -57,3 +64,27 @@ class Lanes:
                 other.exception()
         for other in others:
             other.result()
+
+
+@contextmanager
+def aside(work: Callable[[], Result], *, cost: float) -> Iterator[Callable[[], Result]]:
+    """Begin a piece of work beside what the caller does meanwhile.
+
+    Parameters
+    ----------
+    work : callable
+        What is done, on another thread where there is enough to do, otherwise when its result is asked for.
+    cost : float
+        Multiplications of what the caller does meanwhile; from :data:`ASIDE_FROM` on the work begins at once.
+
+    Yields
+    ------
+    callable
+        Returns the result or raises the error. Not to be called where the work had nothing sound to work on: its
+        error then is of no interest.
+    """
+    if cost < ASIDE_FROM:
+        yield work
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="spectral-aside") as thread:
+        yield thread.submit(work).result

@@ -49,12 +49,18 @@ def compare_matrix_with_noise(matrix: WeightMatrix, spectrum: Spectrum, *, seed:
     return compare_with_noise(slices, _only(evals, nonzero), generator_for(seed, matrix.spec.name, PURPOSE))
 
 
-def find_matrix_traps(matrix: WeightMatrix, spectrum: Spectrum, *, seed: int) -> LayerTraps | FitFailure:
-    """Test a matrix for correlation traps; failures as for :func:`compare_matrix_with_noise`."""
+def find_matrix_traps(matrix: WeightMatrix, *, seed: int) -> LayerTraps | FitFailure:
+    """Test a matrix for correlation traps; failures as for :func:`compare_matrix_with_noise`.
+
+    Raises
+    ------
+    ValueError
+        The values are all zero or not finite: such a matrix has no spectrum either.
+    """
     refusal = _why_not(matrix)
     if refusal is not None:
         return refusal
-    nonzero = spectrum.per_slice[:, -1] > 0.0
+    nonzero = np.array([bool(np.any(block)) for block in matrix.slices])
     return find_traps(_only(matrix.slices, nonzero), name=matrix.spec.name, seed=seed)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from spectral.execution import single_threaded_blas
 from spectral.fits import FitFailure, FitFailureReason
 from spectral.forms import compute_formed_spectrum, fitted_evals, form_matrix, form_spectrum
+from spectral.lanes import aside
 from spectral.layer_analysis import LayerAnalysis
 from spectral.loaders.protocol import FactoredSource
 from spectral.lora import product_spectrum
@@ -25,10 +27,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from spectral.forms import FormOptions
     from spectral.loaders.protocol import TensorSource
     from spectral.options import AnalysisOptions
     from spectral.spectrum import Spectrum
     from spectral.tail_fit import TailFit
+    from spectral.traps import LayerTraps
     from spectral.weights import MatrixSpec, WeightMatrix
 
 
@@ -60,30 +64,22 @@ def _spectrum_of_factors(task: MatrixTask) -> Spectrum | None:
 
 
 def _analyze(stored: WeightMatrix, of_factors: Spectrum | None, options: AnalysisOptions) -> LayerAnalysis:
-    forms = options.forms
-    matrix = form_matrix(stored, forms)
-    if of_factors is None or forms.fft:
-        spectrum = compute_formed_spectrum(matrix, forms)
-    else:
-        spectrum = form_spectrum(of_factors, stored.spec, forms)
+    matrix = form_matrix(stored, options.forms)
+    # The trap test needs the weights only, not their spectrum: with one large matrix it has a core for itself.
+    with aside(partial(_find_traps, matrix, options), cost=_multiplications(matrix) if options.traps else 0.0) as traps:
+        spectrum = _spectrum_of(matrix, stored.spec, of_factors, options.forms)
     found = _Found()
     tail: TailFit | FitFailure
     if isinstance(spectrum, SpectrumFailure):
         tail = FitFailure(reason=FitFailureReason.NO_SPECTRUM, detail=spectrum.detail)
         found.reasons.update({option: spectrum.detail for option in _ANALYSES if getattr(options, option)})
     else:
-        evals = fitted_evals(spectrum, stored.spec, forms)
+        evals = fitted_evals(spectrum, stored.spec, options.forms)
         tail = fit_tail(evals, options.tail)
         if evals is not spectrum.evals:
             found.records["distinct_evals"] = evals
             tail = _with_copies(tail, len(spectrum.evals))
-        found.metrics.update(spectrum_metrics(spectrum, tolerance=options.tolerance))
-        if not isinstance(tail, FitFailure):
-            found.metrics.update(power_law_metrics(spectrum, tail))
-        layer = _Layer(matrix=matrix, options=options, spectrum=spectrum, evals=evals, tail=tail)
-        for option, analyse in _ANALYSES.items():
-            if getattr(options, option):
-                analyse(layer, found)
+        _measure(_Layer(matrix=matrix, options=options, spectrum=spectrum, evals=evals, tail=tail, traps=traps), found)
     return LayerAnalysis(
         spec=stored.spec,
         content_hash=_content_hash(stored),
@@ -94,6 +90,24 @@ def _analyze(stored: WeightMatrix, of_factors: Spectrum | None, options: Analysi
         reasons=found.reasons,
         **found.records,
     )
+
+
+def _spectrum_of(
+    matrix: WeightMatrix, stored: MatrixSpec, of_factors: Spectrum | None, forms: FormOptions
+) -> Spectrum | SpectrumFailure:
+    if of_factors is None or forms.fft:
+        return compute_formed_spectrum(matrix, forms)
+    return form_spectrum(of_factors, stored, forms)
+
+
+def _measure(layer: _Layer, found: _Found) -> None:
+    """Take every number that the options ask for."""
+    found.metrics.update(spectrum_metrics(layer.spectrum, tolerance=layer.options.tolerance))
+    if not isinstance(layer.tail, FitFailure):
+        found.metrics.update(power_law_metrics(layer.spectrum, layer.tail))
+    for option, analyse in _ANALYSES.items():
+        if getattr(layer.options, option):
+            analyse(layer, found)
 
 
 def _with_copies(tail: TailFit | FitFailure, n_evals: int) -> TailFit | FitFailure:
@@ -113,6 +127,8 @@ class _Layer:
     evals: NDArray[np.float64]
     """Those of the spectrum that the tail is fitted to."""
     tail: TailFit | FitFailure
+    traps: Callable[[], LayerTraps | FitFailure]
+    """Gives the trap test, begun before there was a spectrum."""
 
 
 @dataclass(slots=True)
@@ -205,14 +221,24 @@ def _test_noise(layer: _Layer, found: _Found) -> None:
 
 
 def _test_traps(layer: _Layer, found: _Found) -> None:
-    from spectral.matrix_tests import find_matrix_traps, trap_metrics
+    from spectral.matrix_tests import trap_metrics
 
-    test = find_matrix_traps(layer.matrix, layer.spectrum, seed=layer.options.seed)
+    test = layer.traps()
     if isinstance(test, FitFailure):
         found.take("traps", test)
         return
     found.records["traps"] = test
     found.take("traps", trap_metrics(test, layer.matrix.spec))
+
+
+def _find_traps(matrix: WeightMatrix, options: AnalysisOptions) -> LayerTraps | FitFailure:
+    from spectral.matrix_tests import find_matrix_traps
+
+    return find_matrix_traps(matrix, seed=options.seed)
+
+
+def _multiplications(matrix: WeightMatrix) -> float:
+    return float(matrix.spec.n_slices) * matrix.spec.N * matrix.spec.M**2
 
 
 def _estimate_farms(layer: _Layer, found: _Found) -> None:

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from spectral.lanes import LANES_FROM, N_LANES, Lanes
+from spectral.lanes import ASIDE_FROM, LANES_FROM, N_LANES, Lanes, aside
 
 
 @pytest.mark.parametrize("cost", [0.0, LANES_FROM])
@@ -41,3 +41,33 @@ def test_an_error_is_raised_once_all_have_ended(cost: float, broken: int) -> Non
 
     with Lanes(cost) as lanes, pytest.raises(RuntimeError, match=f"^lane {broken}$"):
         lanes.run(work)
+
+
+class TestAside:
+    @pytest.mark.parametrize("cost", [0.0, ASIDE_FROM])
+    def test_the_result(self, cost: float) -> None:
+        with aside(lambda: 7, cost=cost) as result:
+            pass
+        assert result() == 7
+
+    def test_much_work_begins_before_it_is_asked_for(self) -> None:
+        meeting = threading.Barrier(2, timeout=30.0)
+        with aside(meeting.wait, cost=ASIDE_FROM) as result:
+            here = meeting.wait()
+        assert sorted([here, result()]) == [0, 1]
+
+    def test_little_work_is_not_done_unless_asked_for(self) -> None:
+        done: list[int] = []
+        with aside(lambda: done.append(1), cost=0.0):
+            pass
+        assert done == []
+
+    @pytest.mark.parametrize("cost", [0.0, ASIDE_FROM])
+    def test_an_error_is_that_of_the_result(self, cost: float) -> None:
+        def fail() -> None:
+            raise RuntimeError("as planned")
+
+        with aside(fail, cost=cost) as result:
+            pass
+        with pytest.raises(RuntimeError, match=r"^as planned$"):
+            result()
