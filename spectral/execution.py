@@ -1,7 +1,8 @@
 """Run independent tasks on an executor, with BLAS held to one thread so that results do not depend on it.
 
 LAPACK's symmetric solver gives other last bits with two BLAS threads than with one (measured on OpenBLAS
-0.3.31), so parallelism is over matrices, never inside one.
+0.3.31), so parallelism is over matrices. Inside a large one it is ours, with the sums in a fixed order: see
+:mod:`spectral.lanes`.
 """
 
 from __future__ import annotations
