@@ -14,6 +14,7 @@ from spectral.dropin_options import analysis_options
 from spectral.errors import OptionError
 from spectral.fits import FitFailure
 from spectral.metrics import training_warning
+from spectral.power_law import EVALS_THRESHOLD
 from spectral.tail_fit import fit_tail
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class FitMethods:
         sample_size: int | None = None,
         savedir: str = ww.DEF_SAVE_DIR,
         savefig: str | bool = True,
+        thresh: float = EVALS_THRESHOLD,
         fix_fingers: str | bool | None = False,
         finger_thresh: float = ww.DEFAULT_FINGER_THRESH,
         xmin_max: float | None = None,
@@ -60,6 +62,10 @@ class FitMethods:
         OptionError
             A value that is no option, or eigenvalues that are not finite.
         """
+        if not thresh >= EVALS_THRESHOLD:
+            raise OptionError(
+                f"eigenvalues up to {EVALS_THRESHOLD:g} are never fitted: thresh must be at least that, got {thresh!r}"
+            )
         if xmin is not None or sample:
             raise OptionError("xmin is found, and all eigenvalues are used: leave xmin=None and sample=False")
         options = analysis_options(
@@ -76,7 +82,7 @@ class FitMethods:
         values = np.sort(np.asarray(evals, dtype=np.float64).reshape(-1))
         if not np.all(np.isfinite(values)):
             raise OptionError("the eigenvalues must be finite")
-        tail = fit_tail(values, replace(options.tail, min_evals=2))
+        tail = fit_tail(values[values > thresh], replace(options.tail, min_evals=2))
         if isinstance(tail, FitFailure):
             _LOGGER.warning("%s: %s", layer_name or "fit_powerlaw", tail.detail)
             nan = float("nan")

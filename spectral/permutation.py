@@ -27,10 +27,6 @@ STRIP_VALUES, MIN_STRIP, MAX_STRIP = 1 << 15, 16, 64
 MIN_SCRAMBLED = 64
 """Matrices with a smaller dimension are shuffled: they have too few offsets."""
 
-UNIT, UNITS_FROM = 4, 256
-"""From this size on, rows are mixed in units of neighbours, at half of the cost; each strip is turned by a part of a
-unit. The columns, mixed next, take every unit apart."""
-
 
 def generator_for(seed: int, name: str, *purpose: int) -> np.random.Generator:
     """Return the random generator of one layer.
@@ -69,15 +65,15 @@ def scrambled(matrix: NDArray[Any], generator: np.random.Generator) -> NDArray[A
     Returns
     -------
     ndarray, shape (n, m)
-        The same elements. Two elements of one row or column come to lie anywhere.
+        The same elements, each anywhere. Two of one row come to lie in different columns, so that a few rows far
+        heavier than all others have a smaller largest eigenvalue than after :func:`shuffled`; two of one column
+        may come to lie in one row or column.
     """
     if min(matrix.shape) < MIN_SCRAMBLED:
         return shuffled(matrix, generator)
     columns = np.empty(matrix.shape[::-1], dtype=matrix.dtype)
-    for rows, mixed, turn in _mixed_strips(matrix, generator):
-        end = len(columns) - turn
-        columns[:end, rows] = mixed[:, turn:].T
-        columns[end:, rows] = mixed[:, :turn].T
+    for rows, mixed in _mixed_strips(matrix, generator):
+        columns[:, rows] = mixed.T
     # In place, row by row: fresh memory of the size of the matrix costs as much as moving the elements.
     orders, starts = _orders(matrix.shape[1], matrix.shape[0], generator)
     spare = np.empty(matrix.shape[0], dtype=matrix.dtype)
@@ -89,36 +85,30 @@ def scrambled(matrix: NDArray[Any], generator: np.random.Generator) -> NDArray[A
     return columns.T
 
 
-def _mixed_strips(matrix: NDArray[Any], generator: np.random.Generator) -> Iterator[tuple[slice, NDArray[Any], int]]:
-    """Yield strips of rows with each row's units in another order, and by how many places to turn the strip.
-
-    What is yielded is overwritten by the next strip.
-    """
+def _mixed_strips(matrix: NDArray[Any], generator: np.random.Generator) -> Iterator[tuple[slice, NDArray[Any]]]:
+    """Yield strips of rows with each row in another order. What is yielded is overwritten by the next strip."""
     n_rows, n_columns = matrix.shape
-    unit = UNIT if min(matrix.shape) >= UNITS_FROM and n_columns % UNIT == 0 else 1
-    n_units = n_columns // unit
-    orders, starts = _orders(n_rows, n_units, generator)
+    orders, starts = _orders(n_rows, n_columns, generator)
     strip = max(MIN_STRIP, min(MAX_STRIP, STRIP_VALUES // n_columns))
-    turns = generator.permutation(np.arange(-(-n_rows // strip)) % unit).tolist()
-    first_units = np.arange(strip)[:, None] * n_units
-    spare = np.empty((strip * n_units, unit), dtype=matrix.dtype)
-    for number, turn in enumerate(turns):
-        rows = slice(number * strip, min(n_rows, (number + 1) * strip))
+    first_of_row = np.arange(strip)[:, None] * n_columns
+    spare = np.empty(strip * n_columns, dtype=matrix.dtype)
+    for start in range(0, n_rows, strip):
+        rows = slice(start, min(n_rows, start + strip))
         taken = orders[starts[rows]]
-        taken += first_units[: len(taken)]
+        taken += first_of_row[: len(taken)]
         mixed = spare[: taken.size]
-        np.ascontiguousarray(matrix[rows]).reshape(-1, unit).take(taken.ravel(), 0, mixed, "clip")
-        yield rows, mixed.reshape(len(taken), n_columns), turn
+        np.ascontiguousarray(matrix[rows]).ravel().take(taken.ravel(), 0, mixed, "clip")
+        yield rows, mixed.reshape(taken.shape)
 
 
-def _orders(n_rows: int, n_units: int, generator: np.random.Generator) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return permutations of the units, and which of them each row is to take; no two rows take the same.
+def _orders(n_rows: int, n_columns: int, generator: np.random.Generator) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return permutations of a row, and which of them each row is to take; no two rows take the same.
 
-    There are a few random orders, and all that these become when they are read from another unit on, to the end and
+    There are a few random orders, and all that these become when they are read from another place on, to the end and
     from the beginning.
     """
-    n_orders = max(N_ORDERS, 2 * -(-n_rows // n_units))
-    orders = generator.permuted(np.tile(np.arange(n_units), (n_orders, 1)), axis=1)
-    windows = np.lib.stride_tricks.sliding_window_view(np.tile(orders, 2).ravel(), n_units)
-    chosen = generator.choice(n_orders * n_units, size=n_rows, replace=False)
-    return windows, chosen // n_units * (2 * n_units) + chosen % n_units
+    n_orders = max(N_ORDERS, 2 * -(-n_rows // n_columns))
+    orders = generator.permuted(np.tile(np.arange(n_columns), (n_orders, 1)), axis=1)
+    windows = np.lib.stride_tricks.sliding_window_view(np.tile(orders, 2).ravel(), n_columns)
+    chosen = generator.choice(n_orders * n_columns, size=n_rows, replace=False)
+    return windows, chosen // n_columns * (2 * n_columns) + chosen % n_columns

@@ -140,7 +140,7 @@ def compute_spectrum(matrix: WeightMatrix, *, resolve_small: bool = False) -> Sp
     spec = matrix.spec
     with np.errstate(over="ignore", invalid="ignore"):
         grams, row_energy, column_energy = _grams(matrix.slices)
-    energy = float(column_energy.sum())
+        energy = float(column_energy.sum())
     if not np.isfinite(energy):
         return _explain_non_finite(matrix)
     if energy == 0.0 and not np.any(matrix.slices):
@@ -259,7 +259,8 @@ def _explain_non_finite(matrix: WeightMatrix) -> SpectrumFailure:
     n_bad = 0
     first: tuple[int, int, int] | None = None
     for index, block in enumerate(matrix.slices):
-        bad = ~np.isfinite(block)
+        with np.errstate(invalid="ignore"):  # bfloat16 complains of a signalling NaN
+            bad = ~np.isfinite(block)
         n_bad += int(np.count_nonzero(bad))
         if first is None and bad.any():
             row, column = np.unravel_index(int(np.argmax(bad)), bad.shape)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -181,7 +181,17 @@ def _plain_product(
         return None
     if stem + "_orig" in infos and stem + "_mask" in infos and stem + "_u" in infos:
         return None  # Pruned and normalised, in an order that the names do not tell.
+    if _is_pruned_factor(stem, infos):
+        return None
     return stem, Product(kind=kind, factors=tuple(stem + ending for ending in endings))
+
+
+def _is_pruned_factor(stem: str, infos: Mapping[str, TensorInfo]) -> bool:
+    """Tell whether this is g or v of a weight norm, pruned: a product of products is not made."""
+    other = {"_v": "_g", "_g": "_v"}.get(stem[-2:])
+    if other is None or f"{stem}_mask" not in infos:
+        return False
+    return any(stem[:-2] + other + ending in infos for ending in ("", "_orig"))
 
 
 def _is_norm_of(norm: TensorInfo, direction: TensorInfo) -> bool:
@@ -203,9 +213,17 @@ def _unknown_parametrizations(infos: Mapping[str, TensorInfo], products: Mapping
             continue
         stem = name.removesuffix("_orig")
         is_spectral_norm = stem != name and f"{stem}_u" in infos
-        if is_spectral_norm or _PARAMETRIZED.fullmatch(name):
+        is_pruned_factor = any(_is_pruned_factor(part, infos) for part in _factors_beside(name))
+        if is_spectral_norm or is_pruned_factor or _PARAMETRIZED.fullmatch(name):
             unknown.add(name)
     return unknown
+
+
+def _factors_beside(name: str) -> Iterator[str]:
+    """Yield the factors of a weight norm that a tensor of this name may be, or be stored beside."""
+    stem = name.removesuffix("_orig").removesuffix("_mask")
+    if stem[-2:] in ("_v", "_g"):
+        yield from (stem[:-2] + "_v", stem[:-2] + "_g")
 
 
 def _axes_of(shape: tuple[int, ...], left: tuple[int, ...], right: tuple[int, ...]) -> list[int]:

@@ -93,10 +93,11 @@ def open_module(module: torch.nn.Module) -> MemorySource:
             infos[name] = describe(name, short_name, value, child)
         norm_axes.update(_norm_axes(prefix, child))
     config = attention_config(_attributes_of(getattr(module, "config", None)))
-    infos = mark_ties(with_fused_attention(infos, config), values)
+    # A layer that shares the original of a parametrized weight uses it as it is: that is no second name.
+    infos = _refuse_originals(with_fused_attention(infos, config), values)
     return MemorySource(
         label=type(module).__name__,
-        infos=_refuse_originals(infos, values),
+        infos=mark_ties(infos, values),
         values=values,
         norm_axes=norm_axes,
     )

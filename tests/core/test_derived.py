@@ -323,3 +323,15 @@ class TestWhatOnlyTheModuleTells:
                 description = describe(content)
                 assert [spec.name for spec in description.matrices] == ["0"]
                 assert description.coverage == 1.0
+
+
+@pytest.mark.parametrize("factor", ["weight_v", "weight_g"])
+@pytest.mark.parametrize("is_live", [True, False])
+def test_a_pruned_factor_of_a_weight_norm_is_no_weight(factor: str, is_live: bool) -> None:
+    layer = old_weight_norm(torch.nn.Linear(70, 60))
+    prune.l1_unstructured(layer, factor, 0.3)  # type: ignore[no-untyped-call, unused-ignore]
+    model = torch.nn.Sequential(layer)
+    description = describe(model if is_live else model.state_dict())
+    assert description.matrices == ()
+    assert description.coverage == 0.0
+    assert {tensor.reason for tensor in description.unanalysed} == {UNKNOWN_PARAMETRIZATION}

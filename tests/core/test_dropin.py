@@ -451,3 +451,5 @@ class TestRefusals:
             watcher.fit_powerlaw(np.arange(30.0), sample=True)
         with pytest.raises(ww.OptionError, match="must be finite"):
             watcher.fit_powerlaw([1.0, np.nan])
+        with pytest.raises(ww.OptionError, match=r"thresh must be at least that, got 0\.0"):
+            watcher.fit_powerlaw(np.arange(30.0), thresh=0.0)

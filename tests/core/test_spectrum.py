@@ -347,3 +347,15 @@ class TestLanes:
         found = compute(values)
         assert isinstance(found, SpectrumFailure)
         assert found.kind == "overflow"
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_signalling_nan_of_bfloat16_and_a_sum_beyond_float64_warn_of_nothing() -> None:
+    bits = np.random.default_rng(0).standard_normal((100, 80)).astype(ml_dtypes.bfloat16)
+    bits.view(np.uint16)[3, 4] = 0x7F81
+    found = compute(bits)
+    assert isinstance(found, SpectrumFailure)
+    assert found.detail == "1 of 8000 values are NaN or infinite, the first at row 3, column 4"
+    found = compute(np.random.default_rng(0).standard_normal((300, 200)) * 1e152)
+    assert isinstance(found, SpectrumFailure)
+    assert found.kind == "overflow"

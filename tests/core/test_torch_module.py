@@ -103,6 +103,17 @@ class TestTies:
 
 
 class TestParametrizations:
+    def test_a_layer_that_shares_the_original_is_one_of_its_own(self) -> None:
+        normed, plain = torch.nn.Linear(60, 60), torch.nn.Linear(60, 60)
+        plain.weight = normed.weight
+        torch.nn.utils.parametrizations.spectral_norm(normed)
+        normed.eval()
+        analysis = analyze(torch.nn.Sequential(normed, plain))
+        largest = {layer.name: layer.metrics["spectral_norm"] for layer in analysis.layers}
+        for index, layer in enumerate((normed, plain)):
+            expected = float(torch.linalg.matrix_norm(layer.weight.detach().double(), 2)) ** 2
+            assert largest[str(index)] == pytest.approx(expected, rel=1e-5)
+
     def test_training_mode_and_buffers_stay(self) -> None:
         layer: Any = parametrizations.spectral_norm(torch.nn.Linear(20, 30))
         before = copy.deepcopy(layer.state_dict())

@@ -340,6 +340,13 @@ class TestDegenerate:
         assert found.n_traps(0.01) == 0
         assert not found.slices[0].is_calibrated
 
+    @pytest.mark.parametrize("shape", [(4096, 65), (65, 4096), (2048, 128)])
+    def test_such_an_element_where_one_column_is_zero(self, shape: tuple[int, int]) -> None:
+        matrix = gaussian(*shape, seed=16)
+        matrix[:, 0] = 0.0
+        matrix[20, 50] = 1e50
+        assert traps_of(matrix).n_traps(0.01) == 1
+
     @pytest.mark.parametrize("size", [1e8, 1e10, 1e15, 1e20, 1e30, 1e38, 1e50, 1e100, 1e150])
     @pytest.mark.parametrize("sigma", [1.0, 0.02])
     def test_an_element_beyond_the_squares_of_float32(self, size: float, sigma: float) -> None:
