@@ -1,9 +1,9 @@
 """Permutations of the elements of a matrix, seeded so that order, workers and machine do not matter.
 
 Two kinds. :func:`shuffled` is uniform over all permutations, as the incumbent's shuffle is. :func:`scrambled` is
-not: it permutes each row, then each column, by one of a few random orders read from an offset, at a fraction of the
-cost, and serves where only the spectrum of the mixed matrix is asked for. Entries that are independent
-stay so under any permutation chosen without looking at them, so tests of noise keep their rates under both.
+not: it cuts the elements into lines, permutes each line, then the elements at each place of a line, by one of a few
+random orders read from an offset, at a fraction of the cost. Entries that are independent stay so under any
+permutation chosen without looking at them, so tests of noise keep their rates under both.
 """
 
 from __future__ import annotations
@@ -14,15 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
 N_ORDERS = 32
-"""Least number of random orders that the rows (columns) of a scrambled matrix share, each from its own offset on."""
+"""Least number of random orders that the lines of a scrambled matrix share, each from its own offset on."""
 
 STRIP_VALUES, MIN_STRIP, MAX_STRIP = 1 << 15, 16, 64
-"""Rows are mixed, and written as columns, in strips of about so many values: few enough to stay in the cache."""
+"""Lines are mixed, and written crosswise, in strips of about so many values: few enough to stay in the cache."""
 
 MIN_SCRAMBLED = 64
 """Matrices with a smaller dimension are shuffled: they have too few offsets."""
@@ -65,50 +63,54 @@ def scrambled(matrix: NDArray[Any], generator: np.random.Generator) -> NDArray[A
     Returns
     -------
     ndarray, shape (n, m)
-        The same elements, each anywhere. Two of one row come to lie in different columns, so that a few rows far
-        heavier than all others have a smaller largest eigenvalue than after :func:`shuffled`; two of one column
-        may come to lie in one row or column.
+        The same elements, C-ordered. Two elements of one row or column come to lie anywhere.
     """
     if min(matrix.shape) < MIN_SCRAMBLED:
         return shuffled(matrix, generator)
-    columns = np.empty(matrix.shape[::-1], dtype=matrix.dtype)
-    for rows, mixed in _mixed_strips(matrix, generator):
-        columns[:, rows] = mixed.T
-    # In place, row by row: fresh memory of the size of the matrix costs as much as moving the elements.
-    orders, starts = _orders(matrix.shape[1], matrix.shape[0], generator)
-    spare = np.empty(matrix.shape[0], dtype=matrix.dtype)
-    for row, start in zip(columns, starts.tolist(), strict=True):
-        # mode="clip" spares numpy a buffer; every index is in range.
-        row.take(orders[start], 0, spare, "clip")
-        row[:] = spare
-    # Transposing is free for products with the matrix, and elements in other places have no rows to keep.
-    return columns.T
+    flat = matrix.ravel()
+    # Lines are a little shorter than rows: else two elements of one row, which go to different places of a line, could
+    # never come to lie in one column.
+    length = matrix.shape[1] - matrix.shape[1] // 50 - 1
+    n_lines, n_left = divmod(flat.size, length)
+    lines = flat[: flat.size - n_left].reshape(n_lines, length)
+    mixed = np.empty_like(flat)
+    _mix_crosswise(_mix_crosswise(lines, generator), generator, out=mixed[: lines.size].reshape(lines.shape))
+    # What no line held changes places with elements anywhere.
+    places = generator.choice(flat.size - n_left, size=n_left, replace=False)
+    mixed[flat.size - n_left :] = mixed[places]
+    mixed[places] = flat[flat.size - n_left :]
+    return mixed.reshape(matrix.shape)
 
 
-def _mixed_strips(matrix: NDArray[Any], generator: np.random.Generator) -> Iterator[tuple[slice, NDArray[Any]]]:
-    """Yield strips of rows with each row in another order. What is yielded is overwritten by the next strip."""
-    n_rows, n_columns = matrix.shape
-    orders, starts = _orders(n_rows, n_columns, generator)
-    strip = max(MIN_STRIP, min(MAX_STRIP, STRIP_VALUES // n_columns))
-    first_of_row = np.arange(strip)[:, None] * n_columns
-    spare = np.empty(strip * n_columns, dtype=matrix.dtype)
-    for start in range(0, n_rows, strip):
-        rows = slice(start, min(n_rows, start + strip))
-        taken = orders[starts[rows]]
-        taken += first_of_row[: len(taken)]
+def _mix_crosswise(
+    lines: NDArray[Any], generator: np.random.Generator, *, out: NDArray[Any] | None = None
+) -> NDArray[Any]:
+    """Permute each line, and return the transpose."""
+    n_lines, length = lines.shape
+    crossed = np.empty((length, n_lines), dtype=lines.dtype) if out is None else out
+    orders, starts = _orders(n_lines, length, generator)
+    strip = max(MIN_STRIP, min(MAX_STRIP, STRIP_VALUES // length))
+    first_of_line = np.arange(strip)[:, None] * length
+    spare = np.empty(strip * length, dtype=lines.dtype)
+    for start in range(0, n_lines, strip):
+        wanted = slice(start, min(n_lines, start + strip))
+        taken = orders[starts[wanted]]
+        taken += first_of_line[: len(taken)]
         mixed = spare[: taken.size]
-        np.ascontiguousarray(matrix[rows]).ravel().take(taken.ravel(), 0, mixed, "clip")
-        yield rows, mixed.reshape(taken.shape)
+        # mode="clip" spares numpy a buffer; every index is in range.
+        lines[wanted].ravel().take(taken.ravel(), 0, mixed, "clip")
+        crossed[:, wanted] = mixed.reshape(taken.shape).T
+    return crossed
 
 
-def _orders(n_rows: int, n_columns: int, generator: np.random.Generator) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return permutations of a row, and which of them each row is to take; no two rows take the same.
+def _orders(n_lines: int, length: int, generator: np.random.Generator) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return permutations of a line, and which of them each line is to take; no two take the same.
 
-    There are a few random orders, and all that these become when they are read from another place on, to the end and
-    from the beginning.
+    There are a few random orders, and all that these become when they are read from another place on, to the
+    end and from the beginning.
     """
-    n_orders = max(N_ORDERS, 2 * -(-n_rows // n_columns))
-    orders = generator.permuted(np.tile(np.arange(n_columns), (n_orders, 1)), axis=1)
-    windows = np.lib.stride_tricks.sliding_window_view(np.tile(orders, 2).ravel(), n_columns)
-    chosen = generator.choice(n_orders * n_columns, size=n_rows, replace=False)
-    return windows, chosen // n_columns * (2 * n_columns) + chosen % n_columns
+    n_orders = max(N_ORDERS, 2 * -(-n_lines // length))
+    orders = generator.permuted(np.tile(np.arange(length), (n_orders, 1)), axis=1)
+    windows = np.lib.stride_tricks.sliding_window_view(np.tile(orders, 2).ravel(), length)
+    chosen = generator.choice(n_orders * length, size=n_lines, replace=False)
+    return windows, chosen // length * (2 * length) + chosen % length
