@@ -1,23 +1,54 @@
-"""What can be checked, and what a finding usually means. One table, read by ww.yaml, verdicts and reports."""
+"""What can be checked, by what kind of limit, and the names of it all. One table, read by ww.yaml, verdicts and reports."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from spectral.columns import METRICS_BY_OPTION
 from spectral.metrics import LAYER_METRICS
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 Severity = Literal["fail", "warn"]
 
 INTEGRITY = "integrity"
 COVERAGE = "coverage"
+CORRELATION_TRAPS = "correlation_traps"
+NOISE = "noise"
+WAIVERS = "waivers"
 BASELINE_LAYERS = "baseline.layers"
-ALPHA_REGRESSION = "regression.alpha"
-SPECTRUM_REGRESSION = "regression.spectrum"
+
+REGRESSION = "regression."
+MODEL = "model."
+"""Prefixes of the checks against the baseline, and of those of a model as a whole."""
+
+ALPHA = "alpha"
+SPECTRUM = "spectrum"
+WEIGHTS = "weights"
+DRIFT = "drift"
+OVERLAP = "overlap"
+INTRUDERS = "intruders"
+
+ALPHA_REGRESSION = REGRESSION + ALPHA
+SPECTRUM_REGRESSION = REGRESSION + SPECTRUM
+
+EXTRA_METRICS: dict[str, str] = {
+    metric: option
+    for option in ("mp_fit", "randomize", "detX", "vectors", "farms")
+    for metric in METRICS_BY_OPTION[option]
+}
+"""Metric -> the option of ``analysis`` it needs."""
+
+LAYER_CHECKS: tuple[str, ...] = (*LAYER_METRICS, CORRELATION_TRAPS, *EXTRA_METRICS)
+MODEL_CHECKS: tuple[str, ...] = (COVERAGE,)
+"""Names that may stand under ``checks`` in ww.yaml, for layers and for the model."""
+
+PAIRED_QUANTITIES = (ALPHA, SPECTRUM, WEIGHTS, DRIFT, CORRELATION_TRAPS, NOISE, OVERLAP, INTRUDERS)
+"""Names under ``regression`` that are no plain metric."""
+
+REGRESSION_METRICS: tuple[str, ...] = tuple(name for name in (*LAYER_METRICS, *EXTRA_METRICS) if name != ALPHA)
+"""Metrics that may stand under ``regression``, each against the baseline's value."""
+
+NEEDS_BOTH_CHECKPOINTS = (OVERLAP, INTRUDERS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,72 +75,61 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Meaning:
-    """What a value below or above its limit usually means, and what to do about it."""
+class RegressionRule:
+    """How far a quantity may move from its baseline.
 
-    below: str
-    above: str
-    action: str
+    A change counts only when it exceeds every allowance that is given for its direction. A direction for which none is
+    given is not limited.
 
+    Attributes
+    ----------
+    quantity : str
+        What is compared.
+    increase, decrease : float or None
+        Allowance in the units of the quantity.
+    relative_increase, relative_decrease : float or None
+        Allowance as a share of the baseline's value.
+    sigmas : float or None
+        Allowance in standard errors, where these are known: of alpha, and of everything learned from several
+        accepted checkpoints.
+    warn_at : float or None
+        Share of the allowance, in (0, 1), from which on the check warns.
+    severity : {"fail", "warn"}
+        What a change beyond the allowance is.
+    line : int or None
+        Line of ww.yaml, or None for the profile's default.
+    """
 
-LAYER_CHECKS: tuple[str, ...] = LAYER_METRICS
-MODEL_CHECKS: tuple[str, ...] = (COVERAGE,)
-"""Names that may stand under ``checks`` in ww.yaml, for layers and for the model."""
+    quantity: str
+    increase: float | None = None
+    decrease: float | None = None
+    relative_increase: float | None = None
+    relative_decrease: float | None = None
+    sigmas: float | None = None
+    warn_at: float | None = None
+    severity: Severity = "fail"
+    line: int | None = None
 
-_DEFAULT_MEANING = Meaning(
-    below="The value is below what ww.yaml accepts for this layer.",
-    above="The value is above what ww.yaml accepts for this layer.",
-    action="Compare the layer with the last good checkpoint, or move the limit in ww.yaml if the value is right.",
-)
+    @property
+    def check(self) -> str:
+        """Name of the check."""
+        return REGRESSION + self.quantity
 
-_MEANINGS: Mapping[str, Meaning] = MappingProxyType(
-    {
-        "alpha": Meaning(
-            below="A low alpha means that a few directions dominate; below 2 the layer is usually over-fitted or "
-            "collapsed, or its learning rate was far too large.",
-            above="A high alpha means a flat spectrum; above 6 the layer has usually learned little and still looks "
-            "like its random start, or is far larger than its task needs.",
-            action="Look at the layer's training (learning rate, frozen or not). If it is known to be so, widen the "
-            "limit for it under overrides in ww.yaml.",
-        ),
-        COVERAGE: Meaning(
-            below="Part of the parameters was not analysed, so the gate says nothing about them.",
-            above="",
-            action="See the list of tensors that were not analysed, with reasons, in the report.",
-        ),
-        "stable_rank": Meaning(
-            below="Few directions carry the layer: it may have collapsed or lost rank.",
-            above="The spectrum is flatter than expected: structure may have been lost.",
-            action=_DEFAULT_MEANING.action,
-        ),
-        INTEGRITY: Meaning(
-            below="The weights themselves are damaged: training diverged, or the file was written wrongly.",
-            above="",
-            action="Do not ship this checkpoint; go back to the last one that passes.",
-        ),
-        BASELINE_LAYERS: Meaning(
-            below="Layers of the baseline are missing or have another shape: this is another architecture, "
-            "or tensors were renamed.",
-            above="Some layers are in only one of model and baseline, so nothing is known of how they changed.",
-            action="If the change is meant, record a new baseline with --ww-update-baseline.",
-        ),
-        ALPHA_REGRESSION: Meaning(
-            below="The same tail has become heavier than the baseline's: fewer directions carry more of the layer.",
-            above="The same tail has become lighter than the baseline's: learned structure was lost.",
-            action="Compare with the step that changed this layer (fine-tune, quantisation, merge). If the new "
-            "checkpoint is right, record it with --ww-update-baseline.",
-        ),
-        SPECTRUM_REGRESSION: Meaning(
-            below="",
-            above="The singular values moved far beyond rounding: re-initialised, pruned, quantised too coarsely, "
-            "or a few weights out of place.",
-            action="Compare with the step that changed this layer (fine-tune, quantisation, merge). If the new "
-            "checkpoint is right, record it with --ww-update-baseline.",
-        ),
-    }
-)
+    def allowances(self, reference: float, sigma: float | None) -> tuple[float | None, float | None]:
+        """Return how far the quantity may fall and rise from a reference; None where that is not limited."""
+        return (
+            self._allowance(self.decrease, self.relative_decrease, reference, sigma),
+            self._allowance(self.increase, self.relative_increase, reference, sigma),
+        )
 
-
-def meaning_of(check: str) -> Meaning:
-    """Return what findings of a check usually mean."""
-    return _MEANINGS.get(check, _DEFAULT_MEANING)
+    def _allowance(
+        self, absolute: float | None, relative: float | None, reference: float, sigma: float | None
+    ) -> float | None:
+        given = [] if absolute is None else [absolute]
+        if relative is not None:
+            given.append(relative * abs(reference))
+        if not given:
+            return None
+        if self.sigmas is not None and sigma is not None:
+            given.append(self.sigmas * sigma)
+        return max(given)

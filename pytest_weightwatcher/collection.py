@@ -121,7 +121,7 @@ class CheckItem(pytest.Item):
         judgement = self.gate.judge(self.check)
         self.judgement = judgement
         self.user_properties[:] = self._properties(judgement)
-        if self.gate.is_enforced(judgement):
+        if self.gate.is_enforced(self.check, judgement):
             raise CheckFailedError(self.gate.format_failure(self.check, judgement))
         if str(judgement.verdict) in ("skipped", "inconclusive"):
             pytest.skip(f"{judgement.verdict}: {judgement.detail}")

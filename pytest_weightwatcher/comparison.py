@@ -1,22 +1,58 @@
-"""A layer beside its baseline: paired numbers, no judgement."""
+"""A layer beside its baseline, and a model beside its: paired numbers, no judgement."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pytest_weightwatcher.baseline import rounded
-from spectral.paired import sketch_spectrum, spectral_displacement
-from spectral.power_law import alpha_at_tail
-from spectral.spectrum import Spectrum
+from pytest_weightwatcher.checks import ALPHA, CORRELATION_TRAPS, DRIFT, INTRUDERS, NOISE, OVERLAP, SPECTRUM, WEIGHTS
+from pytest_weightwatcher.records import TRAP_LEVEL
+from spectral.paired import spectral_displacement
+from spectral.projections import relative_change
+from spectral.subspaces import INTRUDER_COSINE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from pytest_weightwatcher.baseline import BaselineEntry
-    from spectral.analysis import LayerAnalysis
+    from pytest_weightwatcher.records import LayerRecord
+    from spectral.subspaces import SubspaceComparison
+
+LOG_RATIO_METRICS = ("effective_rank", "stable_rank", "norm", "spectral_norm")
+"""Metrics whose spread is learned as that of the logarithm of new over old."""
+
+
+SPREAD_WEIGHT = 4.0
+"""Of the logarithm of the effective rank against sin θ, see :func:`drift`."""
+
+TRAP_GROWTH = 2.0
+"""A trap whose eigenvalue has grown by this factor is a new one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One quantity beside its baseline.
+
+    Attributes
+    ----------
+    value, reference : float
+        Now, and in the baseline; the reference of a distance is 0, of an overlap 1.
+    sigma : float or None
+        Standard error of the difference, where it is known.
+    """
+
+    value: float
+    reference: float
+    sigma: float | None = None
+
+    @property
+    def difference(self) -> float:
+        """Value minus reference."""
+        return self.value - self.reference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,67 +61,220 @@ class LayerComparison:
 
     Attributes
     ----------
-    is_same_shape : bool
-        False where the spectra have different shapes; then nothing else is known.
-    alpha : float or None
-        Exponent of the new spectrum over the baseline's own tail size.
-    displacement : float or None
-        Relative spectral displacement √Σ(σ-σ')²/√Σσ², 0 for equal spectra.
+    changes : mapping of str to Change
+        Quantity -> its change; absent where it does not exist.
+    reasons : mapping of str to str
+        Quantity -> why it does not exist.
+    blocked : str or None
+        Why nothing can be compared at all.
+    is_identical : bool
+        The contents are equal, byte for byte.
     """
 
-    is_same_shape: bool
-    alpha: float | None
-    displacement: float | None
+    changes: Mapping[str, Change] = field(default_factory=dict)
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    blocked: str | None = None
+    is_identical: bool = False
+
+    def reason_of(self, quantity: str) -> str:
+        """Return why a quantity does not exist."""
+        return self.blocked or self.reasons.get(quantity, f"{quantity} does not exist for both")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerSetComparison:
-    """Which layers two models share, by name.
+def compare_records(
+    record: LayerRecord,
+    entry: BaselineEntry,
+    *,
+    trap_level: float,
+    subspaces: SubspaceComparison | None = None,
+) -> LayerComparison:
+    """Measure a layer against its baseline entry.
 
-    Attributes
+    Parameters
     ----------
-    added, removed, reshaped : tuple of str
-        Layer names, in the order of the model (of the baseline for removed).
-    n_shared : int
-        Layers of the same name and shape.
+    record : LayerRecord
+        The layer now.
+    entry : BaselineEntry
+        The accepted state.
+    trap_level : float
+        Level of significance that the whole run leaves this layer.
+    subspaces : SubspaceComparison, optional
+        Of the weights themselves, where both checkpoints are at hand.
     """
-
-    added: tuple[str, ...]
-    removed: tuple[str, ...]
-    reshaped: tuple[str, ...]
-    n_shared: int
-
-
-def compare_layer(layer: LayerAnalysis, entry: BaselineEntry) -> LayerComparison:
-    """Measure a layer against its baseline entry."""
-    if layer.spec.shape != entry.shape or layer.spec.n_evals != entry.n_evals:
-        return LayerComparison(is_same_shape=False, alpha=None, displacement=None)
-    if not isinstance(layer.spectrum, Spectrum):
-        return LayerComparison(is_same_shape=True, alpha=None, displacement=None)
-    evals = layer.spectrum.evals
-    # Equal hashes prove nothing: a baseline can be edited. Rounded alike, equal spectra give exactly zero.
-    alpha = alpha_at_tail(layer.fitted_evals, entry.tail.n) if entry.tail else None
+    reference = entry.record
+    if record.shape != reference.shape or record.n_evals != reference.n_evals:
+        return LayerComparison(blocked="the baseline's layer has another shape")
+    if record.is_without_spectrum:
+        return LayerComparison(blocked=f"no spectrum: {record.damage}")
+    if reference.is_without_spectrum:
+        return LayerComparison(blocked="the baseline's layer has no spectrum")
+    changes: dict[str, Change] = {}
+    reasons: dict[str, str] = {}
+    _compare_alpha(record, entry, changes, reasons)
+    changes[SPECTRUM] = Change(value=displacement(record, reference), reference=0.0, sigma=entry.spread.get(SPECTRUM))
+    if record.projections and reference.projections:
+        change = weight_change(record, reference) if subspaces is None else subspaces.relative_change
+        changes[WEIGHTS] = Change(value=change, reference=0.0, sigma=entry.spread.get(WEIGHTS))
+        changes[DRIFT] = Change(value=drift(record, reference, change), reference=0.0, sigma=entry.spread.get(DRIFT))
+    _compare_metrics(record, entry, changes)
+    _compare_tests(record, reference, trap_level, changes, reasons)
+    is_identical = record.content_hash == reference.content_hash
+    if subspaces is not None or is_identical:
+        _compare_directions(subspaces, changes)
+    else:
+        reasons |= dict.fromkeys((OVERLAP, INTRUDERS), "the baseline is a file: directions need both checkpoints")
     return LayerComparison(
-        is_same_shape=True,
-        alpha=None if alpha is None else rounded(alpha),
-        displacement=spectral_displacement(
-            np.array([rounded(value) for value in sketch_spectrum(evals)]),
-            np.array(entry.sketch),
-            n_values=entry.n_evals,
-            reference_norm=entry.metrics["norm"],
-        ),
+        changes=MappingProxyType(changes), reasons=MappingProxyType(reasons), is_identical=is_identical
     )
 
 
-def compare_layer_sets(
-    shapes: Mapping[str, tuple[int, ...]], baseline_shapes: Mapping[str, tuple[int, ...]]
-) -> LayerSetComparison:
-    """Compare the layers of a model with those of its baseline, by name and shape."""
-    return LayerSetComparison(
-        added=tuple(name for name in shapes if name not in baseline_shapes),
-        removed=tuple(name for name in baseline_shapes if name not in shapes),
-        reshaped=tuple(
-            name for name, shape in shapes.items() if name in baseline_shapes and baseline_shapes[name] != shape
-        ),
-        n_shared=sum(baseline_shapes.get(name) == shape for name, shape in shapes.items()),
+def displacement(record: LayerRecord, reference: LayerRecord) -> float:
+    """Return √Σ(σ-σ')² / √Σσ'², from two sketches of spectra of one length."""
+    return spectral_displacement(
+        np.array(record.sketch),
+        np.array(reference.sketch),
+        n_values=reference.n_evals,
+        reference_norm=reference.norm,
     )
+
+
+def weight_change(record: LayerRecord, reference: LayerRecord) -> float:
+    """Estimate ‖W-W'‖ / ‖W'‖ from the projections of both."""
+    return relative_change(np.array(record.projections), np.array(reference.projections), reference_norm=reference.norm)
+
+
+def drift(record: LayerRecord, reference: LayerRecord, change: float) -> float:
+    """Return how far a layer turned away from its baseline, and how much its spectrum spread on the way.
+
+    Both together tell training that learns from training that memorises: sin θ + SPREAD_WEIGHT·ln(r'/r), with θ the
+    angle between the weights as vectors, from cos θ = (1 + F² - ρ²) / 2F, F = ‖W'‖/‖W‖ and ρ = ‖W'-W‖/‖W‖, and r the
+    effective rank. Beyond a right angle sin θ counts as 1. Found by experiment: see docs/baselines.md.
+
+    Parameters
+    ----------
+    record, reference : LayerRecord
+        The layer now, and in the baseline.
+    change : float
+        ρ, known or estimated.
+    """
+    growth = math.sqrt(record.norm / reference.norm)
+    cosine = min(1.0, (1.0 + growth * growth - change * change) / (2.0 * growth))
+    sine = math.sqrt(1.0 - cosine * cosine) if cosine > 0.0 else 1.0
+    return sine + SPREAD_WEIGHT * log_ratio(record.metrics["effective_rank"], reference.metrics["effective_rank"])
+
+
+def deviations(record: LayerRecord, reference: LayerRecord) -> dict[str, float]:
+    """Return how far another accepted checkpoint lies from the recorded one, by quantity; for learning a spread."""
+    change = weight_change(record, reference)
+    found = {SPECTRUM: displacement(record, reference), WEIGHTS: change, DRIFT: drift(record, reference, change)}
+    if reference.tail is not None:
+        alpha = record.alpha_at(reference.tail.n)
+        if alpha is not None:
+            found[ALPHA] = alpha - reference.tail.alpha
+    for name in LOG_RATIO_METRICS:
+        found[name] = log_ratio(record.metrics[name], reference.metrics[name])
+    return found
+
+
+def log_ratio(value: float, reference: float) -> float:
+    """Return ln(value / reference) of two positive numbers."""
+    return math.log(value / reference)
+
+
+def pool_layers(
+    pairs: Iterable[tuple[LayerRecord, BaselineEntry]], comparisons: Iterable[LayerComparison]
+) -> dict[str, Change]:
+    """Return the quantities of a model as a whole, over its paired layers.
+
+    Distances are those of all weights together, √Σ‖ΔW‖²/√Σ‖W‖²; metrics are the geometric mean over layers of new over
+    old, with reference 1.
+    """
+    squares = {SPECTRUM: 0.0, WEIGHTS: 0.0}
+    ratios: dict[str, list[float]] = {name: [] for name in LOG_RATIO_METRICS}
+    norm = 0.0
+    for (record, entry), comparison in zip(pairs, comparisons, strict=True):
+        if comparison.blocked is not None:
+            continue
+        norm += entry.record.norm
+        for name in squares:
+            if name in comparison.changes:
+                squares[name] += comparison.changes[name].value ** 2 * entry.record.norm
+        for name, values in ratios.items():
+            values.append(log_ratio(record.metrics[name], entry.record.metrics[name]))
+    if not norm > 0.0:
+        return {}
+    pooled = {name: Change(value=math.sqrt(total / norm), reference=0.0) for name, total in squares.items()}
+    pooled |= {
+        name: Change(value=math.exp(math.fsum(values) / len(values)), reference=1.0) for name, values in ratios.items()
+    }
+    return pooled
+
+
+def _compare_alpha(
+    record: LayerRecord, entry: BaselineEntry, changes: dict[str, Change], reasons: dict[str, str]
+) -> None:
+    tail = entry.record.tail
+    if tail is None:
+        reasons[ALPHA] = "the baseline has no power-law tail for this layer"
+        return
+    is_same = record.content_hash == entry.record.content_hash
+    alpha = tail.alpha if is_same else record.alpha_at(tail.n)
+    if alpha is None:
+        reasons[ALPHA] = f"fewer than the baseline's {tail.n} tail eigenvalues are left above the fit's threshold"
+        return
+    changes[ALPHA] = Change(
+        value=alpha, reference=tail.alpha, sigma=math.hypot(tail.sigma, entry.spread.get(ALPHA, 0.0))
+    )
+
+
+def _compare_metrics(record: LayerRecord, entry: BaselineEntry, changes: dict[str, Change]) -> None:
+    for name, reference in entry.record.metrics.items():
+        if name in record.metrics and name not in changes:
+            spread = entry.spread.get(name)
+            changes[name] = Change(
+                value=float(record.metrics[name]),
+                reference=float(reference),
+                # The spread of a metric is that of its logarithm.
+                sigma=None if spread is None else spread * abs(float(reference)),
+            )
+
+
+def _compare_tests(
+    record: LayerRecord,
+    reference: LayerRecord,
+    trap_level: float,
+    changes: dict[str, Change],
+    reasons: dict[str, str],
+) -> None:
+    if record.traps is not None and reference.traps is not None:
+        before, now = reference.traps.count(TRAP_LEVEL), record.traps.count(trap_level)
+        if record.content_hash == reference.content_hash:
+            # The same content has the same traps, whatever the permutation of this run found.
+            now = min(now, before)
+        elif now and _has_grown(record, reference):
+            # Another weight, in the place of one that was known.
+            now = max(now, before + 1)
+        changes[CORRELATION_TRAPS] = Change(value=float(now), reference=float(before))
+    else:
+        reasons[CORRELATION_TRAPS] = record.reasons.get("traps", "there was no test for traps")
+    if record.noise_p_value is not None and reference.noise_p_value is not None:
+        changes[NOISE] = Change(value=record.noise_p_value, reference=reference.noise_p_value)
+    else:
+        reasons[NOISE] = record.reasons.get("noise_test", "there was no test against noise")
+
+
+def _has_grown(record: LayerRecord, reference: LayerRecord) -> bool:
+    """Tell whether the strongest trap has grown against all the weights of its layer by more than TRAP_GROWTH."""
+    assert record.traps is not None, "only layers with a test are compared"
+    assert reference.traps is not None, "only layers with a test are compared"
+    share, share_before = record.traps.eigenvalue / record.norm, reference.traps.eigenvalue / reference.norm
+    return share > TRAP_GROWTH * share_before
+
+
+def _compare_directions(subspaces: SubspaceComparison | None, changes: dict[str, Change]) -> None:
+    overlap, n_intruders = 1.0, 0
+    if subspaces is not None:
+        overlap = min(subspaces.left_overlap, subspaces.right_overlap)
+        n_intruders = subspaces.n_intruders(INTRUDER_COSINE)
+    changes[OVERLAP] = Change(value=overlap, reference=1.0)
+    changes[INTRUDERS] = Change(value=float(n_intruders), reference=0.0)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import difflib
-from fnmatch import fnmatchcase
+from datetime import date, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
-from pytest_weightwatcher.checks import LAYER_CHECKS, MODEL_CHECKS, Rule
+from pytest_weightwatcher.checks import PAIRED_QUANTITIES
 from pytest_weightwatcher.errors import ConfigError
+from pytest_weightwatcher.limits import check_names
 from pytest_weightwatcher.options import CONFIG_NAME
+from pytest_weightwatcher.suggestions import suggest
 from pytest_weightwatcher.yaml_source import Location, YamlSource, read_yaml
+from spectral.options import FALSE_ALARM_RATE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from pydantic_core import ErrorDetails
 
@@ -30,12 +32,25 @@ def _refuse_bool(value: Any) -> Any:
     return value
 
 
+def _as_date(value: Any) -> Any:
+    if isinstance(value, datetime):
+        raise ValueError("expected a day such as 2027-03-01, got a time")
+    if isinstance(value, str):
+        try:
+            return date.fromisoformat(value)
+        except ValueError as error:
+            raise ValueError(f"expected a day such as 2027-03-01, got {value[:40]!r}") from error
+    return value
+
+
 def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
 Number = Annotated[float, BeforeValidator(_refuse_bool), Field(allow_inf_nan=False)]
 Positive = Annotated[float, BeforeValidator(_refuse_bool), Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, BeforeValidator(_refuse_bool), Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, BeforeValidator(_refuse_bool), Field(gt=0, lt=1)]
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -51,10 +66,17 @@ class ModelEntry(_Section):
 
 
 class AnalysisSection(_Section):
-    """How spectra are fitted."""
+    """What is computed of every matrix."""
 
     fit: Literal["PL"] = "PL"
     min_evals: Annotated[int, Field(ge=2)] = GATE_MIN_EVALS
+    mp_fit: bool = False
+    randomize: bool = False
+    detX: bool = False  # noqa: N815  the field's own spelling
+    vectors: bool = False
+    farms: bool = False
+    false_alarm_rate: Annotated[float, BeforeValidator(_refuse_bool), Field(gt=0, lt=1)] = FALSE_ALARM_RATE
+    seed: Annotated[int, Field(ge=0)] = 0
     exclude: Annotated[tuple[Text, ...], BeforeValidator(_as_tuple)] = ()
 
 
@@ -85,38 +107,133 @@ CheckTable = dict[str, Annotated[Limit | None, BeforeValidator(_off)]]
 """Check name -> its limit, or None where it is switched off."""
 
 
-class AlphaRegression(_Section):
-    """How far alpha may move at the baseline's own tail, in both directions.
+class MetricRegression(_Section):
+    """How far a number may move from its baseline, in both directions.
 
-    A change counts when it exceeds ``sigmas`` standard errors of the baseline's alpha and also the absolute
-    allowance of its direction.
+    A change counts only when it exceeds every allowance that is given for its direction; a direction without any is not
+    limited.
     """
 
-    max_increase: Positive = 0.5
-    max_decrease: Positive = 0.5
-    sigmas: Positive = 3.0
-    severity: Literal["fail", "warn"] = "fail"
+    max_increase: NotNegative | None = Field(default=None, description="allowance in the units of the metric")
+    max_decrease: NotNegative | None = Field(default=None, description="allowance in the units of the metric")
+    max_relative_increase: NotNegative | None = Field(default=None, description="as a share of the baseline's value")
+    max_relative_decrease: NotNegative | None = Field(default=None, description="as a share of the baseline's value")
+    sigmas: NotNegative | None = Field(default=None, description="allowance in standard errors, where they are known")
+    warn_at: Share | None = Field(default=None, description="share of the allowance from which on it warns")
+    severity: Literal["fail", "warn"] | None = None
+
+    def changes(self) -> dict[str, Any]:
+        """Return what this changes of a :class:`~pytest_weightwatcher.checks.RegressionRule`."""
+        names = {
+            "max_increase": "increase",
+            "max_decrease": "decrease",
+            "max_relative_increase": "relative_increase",
+            "max_relative_decrease": "relative_decrease",
+            "max_displacement": "increase",
+            "max_change": "increase",
+            "max_new": "increase",
+        }
+        given = {name: getattr(self, name) for name in type(self).model_fields}
+        return {names.get(name, name): value for name, value in given.items() if value is not None}
 
 
 class SpectrumRegression(_Section):
     """How far the singular values may move: √Σ(σ-σ')² relative to √Σσ²."""
 
-    max_displacement: Positive = 0.03
-    severity: Literal["fail", "warn"] = "fail"
+    max_displacement: Positive | None = None
+    sigmas: NotNegative | None = None
+    warn_at: Share | None = None
+    severity: Literal["fail", "warn"] | None = None
+
+    changes = MetricRegression.changes
 
 
-class RegressionSection(_Section):
-    """Limits against the baseline."""
+class WeightsRegression(_Section):
+    """How far the weights may move: ‖W-W'‖ relative to ‖W‖, estimated where the baseline is a file."""
 
-    alpha: Annotated[AlphaRegression | None, BeforeValidator(_off)] = Field(default_factory=AlphaRegression)
-    spectrum: Annotated[SpectrumRegression | None, BeforeValidator(_off)] = Field(default_factory=SpectrumRegression)
+    max_change: Positive | None = None
+    sigmas: NotNegative | None = None
+    warn_at: Share | None = None
+    severity: Literal["fail", "warn"] | None = None
+
+    changes = MetricRegression.changes
+
+
+class CountRegression(_Section):
+    """How many new ones there may be."""
+
+    max_new: Annotated[int, Field(ge=0)] | None = None
+    severity: Literal["fail", "warn"] | None = None
+
+    changes = MetricRegression.changes
+
+
+class SeverityRegression(_Section):
+    """A check with nothing to set but its severity."""
+
+    severity: Literal["fail", "warn"] | None = None
+
+    changes = MetricRegression.changes
+
+
+class RegressionTable(_Section):
+    """Limits against the baseline, by quantity; any metric may be named, too."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Annotated[MetricRegression | None, BeforeValidator(_off)]]
+
+    alpha: Annotated[MetricRegression | None, BeforeValidator(_off)] = None
+    spectrum: Annotated[SpectrumRegression | None, BeforeValidator(_off)] = None
+    weights: Annotated[WeightsRegression | None, BeforeValidator(_off)] = None
+    correlation_traps: Annotated[CountRegression | None, BeforeValidator(_off)] = None
+    noise: Annotated[SeverityRegression | None, BeforeValidator(_off)] = None
+    overlap: Annotated[MetricRegression | None, BeforeValidator(_off)] = None
+    intruders: Annotated[CountRegression | None, BeforeValidator(_off)] = None
+
+    def limits(self) -> dict[str, dict[str, Any] | None]:
+        """Return quantity -> what is changed of its rule, or None where it is switched off; only what was given."""
+        values = {name: getattr(self, name) for name in PAIRED_QUANTITIES if name in self.model_fields_set}
+        values.update(self.__pydantic_extra__ or {})
+        return {name: None if limit is None else limit.changes() for name, limit in values.items()}
+
+
+class RegressionSection(RegressionTable):
+    """Limits against the baseline, and which profile they start from."""
+
+    profile: Literal["compression", "finetune"] | None = None
+    ratchet: bool = False
 
 
 class Override(_Section):
     """Other limits for the layers whose name matches a shell pattern; the last match wins, key by key."""
 
     match: Text
-    checks: CheckTable
+    checks: CheckTable = Field(default_factory=dict)
+    regression: RegressionTable = Field(default_factory=RegressionTable)
+
+
+class ModelSection(_Section):
+    """Limits on the model as a whole: on means over its layers, and against the baseline on pooled quantities."""
+
+    checks: CheckTable = Field(default_factory=dict)
+    regression: RegressionTable = Field(default_factory=RegressionTable)
+
+
+class Waiver(_Section):
+    """A finding that is accepted until a date."""
+
+    match: Text = Field(description="shell pattern of layer names; '*' also means the model as a whole")
+    check: Text = Field(description="name or shell pattern of the check, such as alpha or regression.*")
+    reason: Text
+    owner: Text | None = None
+    expires: Annotated[date, BeforeValidator(_as_date)] = Field(description="last day on which it holds")
+
+
+class PolicySection(_Section):
+    """What becomes of verdicts."""
+
+    fail_on: Literal["fail", "warn", "never"] | None = None
+    inconclusive: Literal["skip", "warn", "fail"] = "skip"
 
 
 class ReportSection(_Section):
@@ -133,7 +250,7 @@ class Config(_Section):
     ----------
     version : int
         Format of the file, 1.
-    models, analysis, checks, regression, overrides, report
+    models, analysis, checks, regression, model, overrides, waivers, policy, report
         As the reference in docs/configuration.md has them.
     """
 
@@ -142,7 +259,10 @@ class Config(_Section):
     analysis: AnalysisSection = Field(default_factory=AnalysisSection)
     checks: CheckTable = Field(default_factory=dict)
     regression: RegressionSection = Field(default_factory=RegressionSection)
+    model: ModelSection = Field(default_factory=ModelSection)
     overrides: Annotated[tuple[Override, ...], BeforeValidator(_as_tuple)] = ()
+    waivers: Annotated[tuple[Waiver, ...], BeforeValidator(_as_tuple)] = ()
+    policy: PolicySection = Field(default_factory=PolicySection)
     report: ReportSection = Field(default_factory=ReportSection)
 
     _source: YamlSource | None = PrivateAttr(default=None)
@@ -189,103 +309,19 @@ def load_config(path: Path) -> Config:
     except ValidationError as error:
         raise _explain(source, error.errors(include_url=False)[0]) from error
     config.remember(source)
-    _check_names(config)
+    check_names(config)
     return config
 
 
-DEFAULT_RULES: Mapping[str, Rule] = MappingProxyType(
+_REGRESSION_SECTIONS: Mapping[str, type[BaseModel]] = MappingProxyType(
     {
-        "coverage": Rule(check="coverage", minimum=0.9, maximum=None, severity="fail", line=None),
-        # Healthy models have layers outside [2, 6] (5 of the 39 of all-MiniLM-L6-v2), hence only a warning.
-        "alpha": Rule(check="alpha", minimum=2.0, maximum=6.0, severity="warn", line=None),
+        "spectrum": SpectrumRegression,
+        "weights": WeightsRegression,
+        "correlation_traps": CountRegression,
+        "noise": SeverityRegression,
+        "intruders": CountRegression,
     }
 )
-"""The absolute limits in force where ww.yaml does not say otherwise."""
-
-
-def layer_rules(config: Config, layer: str) -> tuple[Rule, ...]:
-    """Return the limits in force for a layer, merged from the defaults, ``checks`` and matching overrides.
-
-    Raises
-    ------
-    ConfigError
-        The merged limits are impossible (min above max).
-    """
-    tables: list[tuple[Location, Mapping[str, Limit | None]]] = [(("checks",), config.checks)]
-    for index, override in enumerate(config.overrides):
-        if fnmatchcase(layer, override.match):
-            tables.append((("overrides", index, "checks"), override.checks))
-    return _merge(config, tables, LAYER_CHECKS)
-
-
-def model_rules(config: Config) -> tuple[Rule, ...]:
-    """Return the limits in force for a model as a whole."""
-    return _merge(config, [(("checks",), config.checks)], MODEL_CHECKS)
-
-
-def _merge(
-    config: Config,
-    tables: list[tuple[Location, Mapping[str, Limit | None]]],
-    names: tuple[str, ...],
-) -> tuple[Rule, ...]:
-    rules = {name: DEFAULT_RULES[name] for name in names if name in DEFAULT_RULES}
-    for location, table in tables:
-        apply = _patched if location[0] == "overrides" else _replaced
-        for name, limit in table.items():
-            if name not in names:
-                continue
-            if limit is None:
-                rules.pop(name, None)
-            else:
-                rules[name] = apply(config, (*location, name), rules.get(name), limit)
-    return tuple(rules[name] for name in names if name in rules)
-
-
-def _replaced(config: Config, location: Location, before: Rule | None, limit: Limit) -> Rule:
-    """Apply a limit under ``checks``: it stands for itself; with a severity alone it keeps the built-in bounds."""
-    if limit.min is not None or limit.max is not None:
-        before = None
-    return _patched(config, location, before, limit)
-
-
-def _patched(config: Config, location: Location, before: Rule | None, limit: Limit) -> Rule:
-    """Apply a limit under ``overrides``: it changes what it names and leaves the rest as it was."""
-    minimum = before.minimum if before and limit.min is None else limit.min
-    maximum = before.maximum if before and limit.max is None else limit.max
-    if minimum is None and maximum is None:
-        raise config.error(location, "gives neither min nor max, and there is no built-in limit")
-    if minimum is not None and maximum is not None and minimum > maximum:
-        raise config.error(location, f"min {minimum:g} is larger than max {maximum:g}, one of them set elsewhere")
-    return Rule(
-        check=str(location[-1]),
-        minimum=minimum,
-        maximum=maximum,
-        severity=limit.severity or (before.severity if before else "fail"),
-        line=config.line_of(location),
-    )
-
-
-def _check_names(config: Config) -> None:
-    """Refuse metrics that do not exist, and find limits that contradict each other before anything runs."""
-    tables: list[tuple[Location, CheckTable, tuple[str, ...]]] = [
-        (("checks",), config.checks, (*LAYER_CHECKS, *MODEL_CHECKS))
-    ]
-    for index, override in enumerate(config.overrides):
-        tables.append((("overrides", index, "checks"), override.checks, tuple(LAYER_CHECKS)))
-    for location, table, known in tables:
-        for name in table:
-            if name not in known:
-                raise config.error((*location, name), f"no such check{_suggest(name, known)}")
-    model_rules(config)
-    layer_rules(config, "")
-    for override in config.overrides:
-        layer_rules(config, override.match)
-
-
-def _suggest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
-
 
 _SECTIONS: Mapping[tuple[str, ...], type[BaseModel]] = MappingProxyType(
     {
@@ -294,10 +330,12 @@ _SECTIONS: Mapping[tuple[str, ...], type[BaseModel]] = MappingProxyType(
         ("analysis",): AnalysisSection,
         ("checks", "*"): Limit,
         ("regression",): RegressionSection,
-        ("regression", "alpha"): AlphaRegression,
-        ("regression", "spectrum"): SpectrumRegression,
+        ("regression", "*"): MetricRegression,
+        **{("regression", name): section for name, section in _REGRESSION_SECTIONS.items()},
+        ("model",): ModelSection,
         ("overrides",): Override,
-        ("overrides", "checks", "*"): Limit,
+        ("waivers",): Waiver,
+        ("policy",): PolicySection,
         ("report",): ReportSection,
     }
 )
@@ -316,7 +354,12 @@ _PROBLEMS = MappingProxyType(
 
 def _known_keys(location: Location) -> tuple[str, ...]:
     names = tuple(part for part in location if isinstance(part, str))
-    if "checks" in names[:-1]:
+    if len(names) > 1 and names[0] in ("overrides", "model"):
+        # The tables inside are those of the top level.
+        names = names[1:]
+        if names == ("regression",):
+            return PAIRED_QUANTITIES
+    if len(names) > 1 and names not in _SECTIONS:
         names = (*names[:-1], "*")
     section = _SECTIONS[names]
     return tuple(field.alias or name for name, field in section.model_fields.items())
@@ -326,7 +369,7 @@ def _explain(source: YamlSource, error: ErrorDetails) -> ConfigError:
     """Say in one sentence what pydantic found, at the line of the entry."""
     location, kind = tuple(error["loc"]), error["type"]
     if kind == "extra_forbidden":
-        return source.error(location, f"unknown key{_suggest(str(location[-1]), _known_keys(location[:-1]))}")
+        return source.error(location, f"unknown key{suggest(str(location[-1]), _known_keys(location[:-1]))}")
     if kind == "value_error":
         return source.error(location, str(error["ctx"]["error"]))
     problem = _PROBLEMS.get(kind) or error["msg"].replace("Input should be", "expected")

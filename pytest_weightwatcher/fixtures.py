@@ -74,8 +74,9 @@ def ww_analysis(request: pytest.FixtureRequest, ww_model: Any, ww_config: Config
             return gate.analysis(model)
     from spectral.analysis import analyze
 
-    options = ww_config.analysis
-    return analyze(ww_model, fit=options.fit, min_evals=options.min_evals, exclude=options.exclude)
+    from pytest_weightwatcher.planning import gate_options
+
+    return analyze(ww_model, gate_options(ww_config))
 
 
 @pytest.fixture(scope="session")

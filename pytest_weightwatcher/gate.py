@@ -2,46 +2,63 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pytest_weightwatcher.baseline import BaselineEntry, entry_of
 from pytest_weightwatcher.checks import (
-    ALPHA_REGRESSION,
     BASELINE_LAYERS,
+    CORRELATION_TRAPS,
     COVERAGE,
     INTEGRITY,
-    SPECTRUM_REGRESSION,
+    INTRUDERS,
+    MODEL,
+    NEEDS_BOTH_CHECKPOINTS,
+    NOISE,
+    OVERLAP,
+    WAIVERS,
+    RegressionRule,
     Rule,
 )
-from pytest_weightwatcher.comparison import compare_layer, compare_layer_sets
-from pytest_weightwatcher.config import model_rules
+from pytest_weightwatcher.comparison import LayerComparison, compare_records, pool_layers
+from pytest_weightwatcher.confirmation import (
+    CLEAR_TRAP,
+    N_PERMUTATIONS,
+    SVD_VALUES,
+    is_borderline,
+    is_trap_confirmed,
+)
+from pytest_weightwatcher.measurement import Measurements, by_svd, task_of
+from pytest_weightwatcher.policy import apply_policy, current_date, judge_waivers
+from pytest_weightwatcher.records import record_of
 from pytest_weightwatcher.verdict import (
     Judgement,
     Verdict,
-    judge_alpha_regression,
     judge_coverage,
     judge_integrity,
     judge_layer_set,
+    judge_mean,
     judge_metric,
+    judge_model_regression,
+    judge_noise,
     judge_other_tensors,
-    judge_spectrum_regression,
+    judge_regression,
+    judge_traps,
 )
-from spectral.analysis import (
-    Analysis,
-    AnalysisOptions,
-    LayerAnalysis,
-    MatrixTask,
-    analyze_matrix,
-)
+from pytest_weightwatcher.wording import name_elements
+from spectral.analysis import analyze_matrix
 from spectral.errors import ModelError
-from spectral.execution import n_default_workers, single_threaded_blas
+from spectral.execution import single_threaded_blas
 from spectral.integrity import find_non_finite
+from spectral.metrics import summarise
+from spectral.trap_report import describe_layer_traps
 
 if TYPE_CHECKING:
+    from pytest_weightwatcher.baseline import BaselineEntry
+    from pytest_weightwatcher.comparison import Change
     from pytest_weightwatcher.planning import CheckedModel
+    from pytest_weightwatcher.records import LayerRecord
+    from spectral.analysis import Analysis, LayerAnalysis
+    from spectral.subspaces import SubspaceComparison
     from spectral.weights import MatrixSpec
 
 
@@ -52,37 +69,41 @@ class Check:
     model: CheckedModel
     spec: MatrixSpec | None
     name: str
-    rule: Rule | None
+    rule: Rule | RegressionRule | None
     line: int | None
+
+    @property
+    def is_about_traps(self) -> bool:
+        """Whether it counts correlation traps, as such or against the baseline."""
+        return self.name.rpartition(".")[2] == CORRELATION_TRAPS
 
 
 def model_checks(model: CheckedModel) -> tuple[Check, ...]:
     """Return the checks of a model as a whole."""
     checks = [
-        Check(model=model, spec=None, name=rule.check, rule=rule, line=rule.line) for rule in model_rules(model.config)
+        _check(model, None, rule.check if rule.check == COVERAGE else MODEL + rule.check, rule)
+        for rule in model.model_rules
     ]
-    checks.append(Check(model=model, spec=None, name=INTEGRITY, rule=None, line=None))
+    checks.append(_check(model, None, INTEGRITY))
+    if model.config.waivers:
+        checks.append(replace(_check(model, None, WAIVERS), line=model.config.line_of((WAIVERS,))))
     if model.baseline is not None:
-        checks.append(Check(model=model, spec=None, name=BASELINE_LAYERS, rule=None, line=None))
+        checks.append(_check(model, None, BASELINE_LAYERS))
+        checks += [_check(model, None, MODEL + rule.check, rule) for rule in model.model_regression_rules]
     return tuple(checks)
 
 
 def layer_checks(model: CheckedModel, spec: MatrixSpec) -> tuple[Check, ...]:
-    """Return the checks of one matrix: integrity, absolute limits, then the regression against the baseline."""
-    config = model.config
-    checks = [Check(model=model, spec=spec, name=INTEGRITY, rule=None, line=None)]
-    checks += [
-        Check(model=model, spec=spec, name=rule.check, rule=rule, line=rule.line) for rule in model.rules[spec.name]
-    ]
-    if model.baseline is not None and spec.name in model.baseline.shapes:
-        regression = config.regression
-        if regression.alpha is not None:
-            line = config.line_of(("regression", "alpha"))
-            checks.append(Check(model=model, spec=spec, name=ALPHA_REGRESSION, rule=None, line=line))
-        if regression.spectrum is not None:
-            line = config.line_of(("regression", "spectrum"))
-            checks.append(Check(model=model, spec=spec, name=SPECTRUM_REGRESSION, rule=None, line=line))
-    return tuple(checks)
+    """Return the checks of one matrix: integrity, absolute limits, then those against the baseline."""
+    rules: tuple[Rule | RegressionRule, ...] = (
+        *model.rules[spec.name],
+        *model.regression_rules.get(spec.name, ()),
+    )
+    return (_check(model, spec, INTEGRITY), *(_check(model, spec, rule.check, rule) for rule in rules))
+
+
+def _check(model: CheckedModel, spec: MatrixSpec | None, name: str, rule: Rule | RegressionRule | None = None) -> Check:
+    return Check(model=model, spec=spec, name=name, rule=rule, line=None if rule is None else rule.line)
 
 
 class Gate:
@@ -95,36 +116,42 @@ class Gate:
     """
 
     def __init__(self, *, n_jobs: int | None) -> None:
-        self._n_jobs = n_jobs or n_default_workers()
-        self._executor: ThreadPoolExecutor | None = None
-        self._stack = ExitStack()
-        self._futures: dict[tuple[int, str], Future[LayerAnalysis]] = {}
+        self._measurements = Measurements(n_jobs=n_jobs)
+        self._comparisons: dict[tuple[int, str], LayerComparison] = {}
+        self._elements: dict[tuple[int, str], str] = {}
+        self._confirmed: dict[tuple[int, str], tuple[bool, str]] = {}
+        self._today = current_date()
 
     def submit(self, check: Check) -> None:
         """Start the analyses that a check will wait for."""
-        if check.spec is None:
-            return
-        self._future(MatrixTask(source=check.model.description.source, spec=check.spec, options=_options(check.model)))
-        if check.name in (ALPHA_REGRESSION, SPECTRUM_REGRESSION) and check.model.baseline is not None:
-            task = check.model.baseline.tasks.get(check.spec.name)
-            if task is not None:
-                self._future(task)
+        if check.spec is not None:
+            self._measurements.begin(check.model, check.spec, with_baseline=isinstance(check.rule, RegressionRule))
 
     def layer(self, model: CheckedModel, spec: MatrixSpec) -> LayerAnalysis:
         """Return the analysis of one matrix, waiting for it."""
-        return self._future(MatrixTask(source=model.description.source, spec=spec, options=_options(model))).result()
+        return self._measurements.layer(model, spec)
+
+    def record(self, model: CheckedModel, spec: MatrixSpec) -> LayerRecord:
+        """Return what is known of one matrix, waiting for it."""
+        return self._measurements.record(model, spec)
+
+    def is_reused(self, model: CheckedModel, spec: MatrixSpec) -> bool:
+        """Tell whether a matrix was not computed, because the baseline knows its content."""
+        return self._measurements.is_reused(model, spec)
 
     def analysis(self, model: CheckedModel) -> Analysis:
         """Return the analysis of a whole model, reusing what has been computed."""
-        specs = model.description.matrices
-        for spec in specs:
-            self.submit(Check(model=model, spec=spec, name=INTEGRITY, rule=None, line=None))
-        return Analysis(description=model.description, layers=tuple(self.layer(model, spec) for spec in specs))
+        return self._measurements.analysis(model)
+
+    def partner(self, model: CheckedModel, spec: MatrixSpec) -> str | None:
+        """Return the name of a layer in the baseline; None where it is new, or there is no baseline."""
+        return None if model.baseline is None else self._measurements.partner(model, spec)
 
     def judge(self, check: Check) -> Judgement:
         """Decide one check."""
+        layer = None if check.spec is None else check.spec.name
         try:
-            return self._judge_model(check) if check.spec is None else self._judge_layer(check, check.spec)
+            judgement = self._judge_model(check) if check.spec is None else self._judge_layer(check, check.spec)
         except ModelError as error:
             # The headers were sound when the run began: the file has changed or become unreadable since.
             return Judgement(check=check.name, verdict=Verdict.ERROR, detail=str(error))
@@ -132,58 +159,153 @@ class Gate:
             name = check.spec.tensor if check.spec is not None else "the model"
             detail = f"{check.model.path}: tensor {name!r} needs more memory than there is"
             return Judgement(check=check.name, verdict=Verdict.ERROR, detail=detail)
+        return apply_policy(judgement, layer, check.model.config, self._today)
 
     def close(self) -> None:
         """Cancel what has not begun and wait for the rest."""
-        if self._executor is not None:
-            self._executor.shutdown(wait=True, cancel_futures=True)
-            self._executor = None
-        self._stack.close()
-
-    def _future(self, task: MatrixTask) -> Future[LayerAnalysis]:
-        key = (id(task.source), task.spec.name)
-        if key not in self._futures:
-            if self._executor is None:
-                self._stack.enter_context(single_threaded_blas())
-                self._executor = ThreadPoolExecutor(max_workers=self._n_jobs, thread_name_prefix="ww")
-            self._futures[key] = self._executor.submit(analyze_matrix, task)
-        return self._futures[key]
+        self._measurements.close()
 
     def _judge_model(self, check: Check) -> Judgement:
-        description = check.model.description
-        if check.name == COVERAGE and check.rule is not None:
-            return judge_coverage(description.coverage, len(description.matrices), check.rule)
+        model, description = check.model, check.model.description
         if check.name == INTEGRITY:
             return judge_other_tensors(
                 find_non_finite(description.source, description.other_tensors), len(description.other_tensors)
             )
-        assert check.model.baseline is not None
-        shapes = {spec.name: spec.shape for spec in description.matrices}
-        sets = compare_layer_sets(shapes, check.model.baseline.shapes)
-        return judge_layer_set(sets, n_newly_excluded=check.model.baseline.n_newly_excluded)
+        if check.name == WAIVERS:
+            return judge_waivers(model.config.waivers, self._today)
+        if check.name == BASELINE_LAYERS:
+            assert model.baseline is not None, "the check exists for models with a baseline"
+            return judge_layer_set(self._measurements.sets(model), n_newly_excluded=model.baseline.n_newly_excluded)
+        if isinstance(check.rule, RegressionRule):
+            return judge_model_regression(self._pooled(model).get(check.rule.quantity), check.rule)
+        assert check.rule is not None, "every other check of a model has a rule"
+        if check.name == COVERAGE:
+            return judge_coverage(description.coverage, len(description.matrices), check.rule)
+        min_evals = description.options.min_evals
+        records = self._measurements.records(model)
+        return judge_mean(summarise(record.metrics for record in records if record.n_evals >= min_evals), check.rule)
 
     def _judge_layer(self, check: Check, spec: MatrixSpec) -> Judgement:
-        layer = self.layer(check.model, spec)
-        if check.name == INTEGRITY:
-            return judge_integrity(layer)
-        if check.rule is not None:
-            return judge_metric(layer, check.rule)
-        entry = self._baseline_entry(check.model, spec.name)
+        record = self._measurements.record(check.model, spec)
+        if check.rule is None:
+            return judge_integrity(record)
+        if isinstance(check.rule, RegressionRule):
+            judgement = self._judge_regression(check, spec, record, check.rule)
+        else:
+            judgement = self._judge_absolute(check, spec, record, check.rule)
+        if check.is_about_traps:
+            return self._judge_found_traps(check, spec, record, judgement)
+        return judgement
+
+    def _judge_absolute(self, check: Check, spec: MatrixSpec, record: LayerRecord, rule: Rule) -> Judgement:
+        if rule.check == NOISE:
+            return judge_noise(record, rule)
+        if rule.check == CORRELATION_TRAPS:
+            level, is_alarm = self._measurements.trap_level(check.model, spec)
+            n_traps = None if record.traps is None else record.traps.count(level) if is_alarm else 0
+            return judge_traps(record, rule, n_traps, level)
+        judgement = judge_metric(record, rule)
+        if not self._is_worth_a_second_look(judgement, rule, record):
+            return judgement
+        again = judge_metric(self._by_svd(check.model, spec), rule)
+        return _confirmed(judgement, again)
+
+    def _judge_regression(self, check: Check, spec: MatrixSpec, record: LayerRecord, rule: RegressionRule) -> Judgement:
+        entry = self._measurements.entry(check.model, spec)
         if entry is None:
-            return Judgement(check=check.name, verdict=Verdict.SKIPPED, detail="the baseline's layer has no spectrum")
-        comparison = compare_layer(layer, entry)
-        regression = check.model.config.regression
-        if check.name == ALPHA_REGRESSION and regression.alpha is not None:
-            return judge_alpha_regression(layer, entry, comparison, regression.alpha)
-        assert regression.spectrum is not None
-        return judge_spectrum_regression(layer, comparison, regression.spectrum)
+            detail = "the baseline has no layer of this name, nor one of this shape with such weights or spectrum"
+            return Judgement(check=check.name, verdict=Verdict.SKIPPED, detail=detail)
+        if rule.quantity in NEEDS_BOTH_CHECKPOINTS:
+            comparison = self._compare(check.model, spec, record, entry, with_directions=True)
+        else:
+            comparison = self._comparison(check.model, spec, record, entry)
+        judgement = judge_regression(record, comparison, rule)
+        judgement = self._with_name(check.model, spec, judgement)
+        if rule.quantity in (CORRELATION_TRAPS, NOISE, OVERLAP, INTRUDERS):
+            return judgement
+        if not self._is_worth_a_second_look(judgement, None, record):
+            return judgement
+        again = self._by_svd(check.model, spec)
+        level, _ = self._measurements.trap_level(check.model, spec)
+        return _confirmed(judgement, judge_regression(again, compare_records(again, entry, trap_level=level), rule))
 
-    def _baseline_entry(self, model: CheckedModel, name: str) -> BaselineEntry | None:
-        assert model.baseline is not None
-        if model.baseline.recorded is not None:
-            return model.baseline.recorded.entries[name]
-        return entry_of(self._future(model.baseline.tasks[name]).result())
+    def _judge_found_traps(
+        self, check: Check, spec: MatrixSpec, record: LayerRecord, judgement: Judgement
+    ) -> Judgement:
+        """Confirm a finding of traps under further permutations, and name the weights that carry them."""
+        if not judgement.is_finding or record.traps is None:
+            return judgement
+        key = (id(check.model), spec.name)
+        level, _ = self._measurements.trap_level(check.model, spec)
+        if key not in self._confirmed:
+            self._confirmed[key] = self._confirm_traps(check.model, spec, record.traps.p_value, level)
+        is_confirmed, text = self._confirmed[key]
+        if not is_confirmed:
+            return replace(judgement, verdict=Verdict.PASS, confirmation=text)
+        if key not in self._elements:
+            with single_threaded_blas():
+                self._elements[key] = name_elements(describe_layer_traps(task_of(check.model, spec), level))
+        detail = f"{judgement.detail}; {self._elements[key]}"
+        return replace(judgement, detail=detail, confirmation=text)
+
+    def _confirm_traps(self, model: CheckedModel, spec: MatrixSpec, p_value: float, level: float) -> tuple[bool, str]:
+        if p_value <= CLEAR_TRAP * level:
+            return True, ""
+        seed = model.description.options.seed
+        more = self._measurements.trap_p_values(
+            model, spec, tuple(seed + step for step in range(1, N_PERMUTATIONS + 1))
+        )
+        is_confirmed = is_trap_confirmed(p_value, more, level)
+        found = "confirmed by" if is_confirmed else "borderline, and not confirmed by"
+        return is_confirmed, f"{found} {N_PERMUTATIONS} further permutations"
+
+    def _comparison(
+        self, model: CheckedModel, spec: MatrixSpec, record: LayerRecord, entry: BaselineEntry
+    ) -> LayerComparison:
+        key = (id(model), spec.name)
+        if key not in self._comparisons:
+            self._comparisons[key] = self._compare(model, spec, record, entry, with_directions=False)
+        return self._comparisons[key]
+
+    def _compare(
+        self, model: CheckedModel, spec: MatrixSpec, record: LayerRecord, entry: BaselineEntry, *, with_directions: bool
+    ) -> LayerComparison:
+        level, _ = self._measurements.trap_level(model, spec)
+        subspaces: SubspaceComparison | str | None = None
+        if with_directions and record.content_hash != entry.record.content_hash:
+            subspaces = self._measurements.subspaces(model, spec)
+        if isinstance(subspaces, str):
+            return LayerComparison(blocked=subspaces)
+        return compare_records(record, entry, trap_level=level, subspaces=subspaces)
+
+    def _pooled(self, model: CheckedModel) -> dict[str, Change]:
+        pairs = []
+        for spec, record in zip(model.description.matrices, self._measurements.records(model), strict=True):
+            entry = self._measurements.entry(model, spec)
+            if entry is not None:
+                pairs.append((spec, record, entry))
+        return pool_layers(
+            [(record, entry) for _, record, entry in pairs],
+            [self._comparison(model, spec, record, entry) for spec, record, entry in pairs],
+        )
+
+    def _with_name(self, model: CheckedModel, spec: MatrixSpec, judgement: Judgement) -> Judgement:
+        """Say where a layer had another name in the baseline."""
+        partner = self._measurements.partner(model, spec)
+        if partner in (None, spec.name):
+            return judgement
+        return replace(judgement, detail=f"{judgement.detail} (in the baseline it is {partner})")
+
+    def _is_worth_a_second_look(self, judgement: Judgement, rule: Rule | None, record: LayerRecord) -> bool:
+        n_values = record.rows * record.columns
+        return is_borderline(judgement, rule) and record.evals is not None and n_values <= SVD_VALUES
+
+    def _by_svd(self, model: CheckedModel, spec: MatrixSpec) -> LayerRecord:
+        return record_of(analyze_matrix(by_svd(task_of(model, spec))))
 
 
-def _options(model: CheckedModel) -> AnalysisOptions:
-    return model.description.options
+def _confirmed(first: Judgement, again: Judgement) -> Judgement:
+    """Return the verdict of the more careful computation, with what it gave."""
+    value = "no value" if again.value is None else f"{again.value:.6g}"
+    held = "confirmed" if again.verdict is first.verdict else "not confirmed"
+    return replace(again, confirmation=f"borderline: {held} by a full SVD in float64 ({value})")

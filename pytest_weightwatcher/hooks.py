@@ -84,6 +84,8 @@ class GateHooks:
         verdict = payload["check"]["verdict"]
         if verdict == "inconclusive":
             return "inconclusive", "i", "INCONCLUSIVE"
+        if verdict == "waived":
+            return "waived", "v", "WAIVED"
         if verdict in ("warn", "fail", "error"):
             return "warned", "w", "WARN" if verdict == "warn" else f"{verdict.upper()} (not enforced)"
         return None

@@ -9,8 +9,10 @@ if TYPE_CHECKING:
     import pytest
 
 CONFIG_NAME = "ww.yaml"
+MAX_SEED = 2**32 - 1
 REPORT_TYPES = ("json", "md")
 FAIL_ON = ("fail", "warn", "never")
+PROFILE_NAMES = ("compression", "finetune")
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -38,7 +40,43 @@ def add_options(parser: pytest.Parser) -> None:
         "--ww-update-baseline",
         action="store_true",
         dest="ww_update_baseline",
-        help="record the models as the accepted baseline instead of comparing with it",
+        help="record the models as the accepted baseline instead of comparing with it; several models that share a "
+        "baseline teach it how far accepted checkpoints lie apart",
+    )
+    group.addoption(
+        "--ww-update-new-only",
+        action="store_true",
+        dest="ww_update_new_only",
+        help="compare with the baseline, and record the layers that it does not hold yet",
+    )
+    group.addoption(
+        "--ww-update-in-ci",
+        action="store_true",
+        dest="ww_update_in_ci",
+        help="record even where the environment variable CI is set, which is refused otherwise",
+    )
+    group.addoption(
+        "--ww-profile",
+        dest="ww_profile",
+        choices=PROFILE_NAMES,
+        help="the question asked beside the baseline: are the weights the same but for rounding (compression), or has "
+        "any layer's health become worse (finetune)",
+    )
+    group.addoption(
+        "--ww-seed",
+        dest="ww_seed",
+        metavar="N",
+        type=seed_argument,
+        help="seed of everything random (default: analysis.seed of ww.yaml, or 0)",
+    )
+    group.addoption(
+        "--ww-explain",
+        action="append",
+        dest="ww_explain",
+        metavar="ITEM",
+        type=text_argument,
+        help="run the checks whose node id ends in ITEM (or matches it as a shell pattern), and say of each which rule "
+        "decided, where it comes from, and what would make it pass; may be given again",
     )
     group.addoption(
         "--ww-report",
@@ -64,6 +102,12 @@ def add_options(parser: pytest.Parser) -> None:
     parser.addini("ww_model", "checkpoints to check, one per line", type="linelist", default=[])
     parser.addini("ww_config", "limits and models (default: ww.yaml)")
     parser.addini("ww_baseline", "baseline file or accepted checkpoint")
+    parser.addini("ww_update_baseline", "record instead of compare", type="bool", default=False)
+    parser.addini("ww_update_new_only", "record the layers that are new", type="bool", default=False)
+    parser.addini("ww_update_in_ci", "record even in CI", type="bool", default=False)
+    parser.addini("ww_profile", "the question asked beside the baseline: compression or finetune")
+    parser.addini("ww_seed", "seed of everything random")
+    parser.addini("ww_explain", "checks to explain, one per line", type="linelist", default=[])
     parser.addini("ww_report", "reports to write, TYPE:PATH, one per line", type="linelist", default=[])
     parser.addini("ww_fail_on", "the mildest verdict that fails the run: fail, warn or never")
     parser.addini("ww_jobs", "matrices analysed at once: a number or auto")
@@ -83,7 +127,18 @@ def is_asked_on_the_command_line(config: pytest.Config) -> bool:
 
 def needs_a_model(config: pytest.Config) -> bool:
     """Tell whether the command line has an option that makes no sense without a model."""
-    return any(getattr(config.option, name) for name in ("ww_baseline", "ww_update_baseline", "ww_report"))
+    return any(getattr(config.option, name) for name in _NEED_A_MODEL)
+
+
+_NEED_A_MODEL = (
+    "ww_baseline",
+    "ww_update_baseline",
+    "ww_update_new_only",
+    "ww_update_in_ci",
+    "ww_profile",
+    "ww_explain",
+    "ww_report",
+)
 
 
 def text_argument(value: str) -> str:
@@ -100,6 +155,13 @@ def report_argument(value: str) -> str:
         raise argparse.ArgumentTypeError(
             f"expected TYPE:PATH with TYPE one of {', '.join(REPORT_TYPES)}, got {value!r}"
         )
+    return value
+
+
+def seed_argument(value: str) -> str:
+    """Check a seed and return it as text."""
+    if not value.isascii() or not value.isdigit() or int(value) > MAX_SEED:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to {MAX_SEED}, got {value!r}")
     return value
 
 

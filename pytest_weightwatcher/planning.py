@@ -9,17 +9,35 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_weightwatcher.baseline import Baseline, BaselineEntry, options_payload, read_baseline
-from pytest_weightwatcher.config import Config, layer_rules
+from pytest_weightwatcher.baseline import (
+    EXTRA_ANALYSES,
+    Baseline,
+    BaselineEntry,
+    environment_payload,
+    options_payload,
+    read_baseline,
+)
+from pytest_weightwatcher.checks import CORRELATION_TRAPS, NEEDS_BOTH_CHECKPOINTS, NOISE
 from pytest_weightwatcher.errors import BaselineError
 from pytest_weightwatcher.files import is_inside
-from spectral.analysis import Description, MatrixTask, describe
+from pytest_weightwatcher.limits import (
+    layer_rules,
+    model_regression_rules,
+    model_rules,
+    profile_of,
+    regression_rules,
+)
+from pytest_weightwatcher.matching import unpaired_layers
+from spectral import __version__
+from spectral.analysis import AnalysisOptions, Description, MatrixTask, describe
 from spectral.errors import ModelNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from pytest_weightwatcher.checks import Rule
+    from pytest_weightwatcher.checks import RegressionRule, Rule
+    from pytest_weightwatcher.config import Config
+    from pytest_weightwatcher.profiles import Profile
 
 BASELINE_SUFFIX = ".json"
 _PATTERN_CHARACTERS = frozenset("*?[")
@@ -43,10 +61,24 @@ class CheckedModel:
         The configuration it is judged by.
     rules : mapping of str to tuple of Rule
         The absolute limits of each layer.
+    model_rules : tuple of Rule
+        Those of the model as a whole.
+    profile : Profile
+        The question that is asked of it beside its baseline.
+    regression_rules : mapping of str to tuple of RegressionRule
+        Limits against the baseline, of each layer that may have a partner there.
+    model_regression_rules : tuple of RegressionRule
+        Those of the model as a whole.
     baseline : BaselineSource or None
         What it is compared with.
-    record_to : Path or None
-        Where its baseline is to be recorded.
+    known : mapping of str to BaselineEntry
+        Content hash -> entry, for matrices that need not be computed again.
+    recording : Recording or None
+        What is to be recorded.
+    notes : tuple of str
+        What a reader should know: how run and recording differ.
+    n_models : int
+        Models that share the false-alarm rate of the run.
     """
 
     name: str
@@ -55,8 +87,34 @@ class CheckedModel:
     description: Description = field(repr=False)
     config: Config = field(repr=False)
     rules: Mapping[str, tuple[Rule, ...]] = field(repr=False)
+    model_rules: tuple[Rule, ...] = field(repr=False)
+    profile: Profile = field(repr=False)
+    regression_rules: Mapping[str, tuple[RegressionRule, ...]] = field(default_factory=dict, repr=False)
+    model_regression_rules: tuple[RegressionRule, ...] = field(default=(), repr=False)
     baseline: BaselineSource | None = None
-    record_to: Path | None = None
+    known: Mapping[str, BaselineEntry] = field(default_factory=dict, repr=False)
+    recording: Recording | None = None
+    notes: tuple[str, ...] = ()
+    n_models: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """What a run is to record of a model.
+
+    Attributes
+    ----------
+    path : Path
+        The baseline file.
+    before : Baseline or None
+        What it held when the run began; None where there was no file.
+    mode : {"all", "new_only", "ratchet"}
+        Every layer, those that it does not hold yet, or those that are no worse than what it holds.
+    """
+
+    path: Path
+    before: Baseline | None = field(repr=False)
+    mode: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,12 +156,26 @@ class Wish:
         Goes before the baselines of ww.yaml.
     update_baseline : bool
         Record instead of compare.
+    new_only : bool
+        Compare, and record the layers that the baseline does not hold yet.
+    profile : str or None
+        Goes before the profile of ww.yaml.
+    seed : int or None
+        Goes before the seed of ww.yaml.
     """
 
-    patterns: tuple[str, ...]
+    patterns: tuple[str, ...] = ()
     folder: Path
-    baseline: str | None
-    update_baseline: bool
+    baseline: str | None = None
+    update_baseline: bool = False
+    new_only: bool = False
+    profile: str | None = None
+    seed: int | None = None
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether anything is to be recorded."""
+        return self.update_baseline or self.new_only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,60 +203,322 @@ def plan_models(config: Config, wish: Wish, folder: Path) -> tuple[CheckedModel,
         Something is missing or unusable; nothing has been analysed yet.
     """
     wanted = _wanted_models(config, wish, folder)
-    models = []
-    for want, name in zip(wanted, _short_names([want.path for want in wanted]), strict=True):
-        options = config.analysis
-        description = describe(want.path, fit=options.fit, min_evals=options.min_evals, exclude=options.exclude)
-        if not description.matrices:
-            raise ModelNotFoundError(
-                f"{want.path}: holds no weight matrix to check (see the formats and layers in the docs)"
-            )
-        location = _baseline_path(want)
-        if wish.update_baseline and want.is_of_config and location is not None and not is_inside(location, folder):
-            raise config.error(("models",), f"the baseline {location} is outside the folder of ww.yaml")
-        models.append(
-            CheckedModel(
-                name=name,
-                path=want.path,
-                folder=folder,
-                description=description,
-                config=config,
-                rules={spec.name: layer_rules(config, spec.name) for spec in description.matrices},
-                baseline=None if wish.update_baseline else _open_baseline(location, want.path, description),
-                record_to=_where_to_record(location, want.path) if wish.update_baseline else None,
-            )
-        )
-    targets = [model.record_to for model in models if model.record_to is not None]
-    if len(set(targets)) < len(targets):
-        raise BaselineError(f"several models would be recorded to {targets[0]}; use {{stem}} in the baseline's path")
+    models = [
+        _plan_model(want, name, config, wish, folder, n_models=len(wanted))
+        for want, name in zip(wanted, _short_names([want.path for want in wanted]), strict=True)
+    ]
+    _check_shared_recordings(models)
     return tuple(models)
 
 
-def recorded_baseline(model: CheckedModel, entries: Mapping[str, BaselineEntry], *, is_filtered: bool) -> Baseline:
-    """Return what to record for a model: the new entries over those that a filtered run did not reach.
+def plan_model(
+    description: Description,
+    config: Config,
+    *,
+    name: str,
+    baseline: BaselineSource | None = None,
+    profile: str | None = None,
+    path: Path | None = None,
+    folder: Path | None = None,
+    recording: Recording | None = None,
+    n_models: int = 1,
+) -> CheckedModel:
+    """Put together what a described model is judged by.
+
+    Parameters
+    ----------
+    description : Description
+        The model, opened with :func:`gate_options`.
+    config : Config
+        Limits.
+    name : str
+        Short name.
+    baseline : BaselineSource, optional
+        What it is compared with.
+    profile : str, optional
+        Goes before the profile of ``config``.
+    path, folder : Path, optional
+        Where it is; neither is read.
+    recording : Recording, optional
+        What is to be recorded of it.
+    n_models : int
+        Models that share the false-alarm rate.
+    """
+    chosen = profile_of(config, profile)
+    return CheckedModel(
+        name=name,
+        path=path or Path(name),
+        folder=folder or Path(),
+        description=description,
+        config=config,
+        rules={spec.name: layer_rules(config, spec.name) for spec in description.matrices},
+        model_rules=model_rules(config),
+        profile=chosen,
+        regression_rules={} if baseline is None else _paired_rules(config, chosen, description, baseline),
+        model_regression_rules=() if baseline is None else model_regression_rules(config, chosen),
+        baseline=baseline,
+        known={} if baseline is None else _known_matrices(baseline, description.options),
+        recording=recording,
+        notes=() if baseline is None else _notes(baseline, description.options),
+        n_models=n_models,
+    )
+
+
+def gate_options(
+    config: Config, *, seed: int | None = None, is_recording: bool = False, has_baseline: bool = False
+) -> AnalysisOptions:
+    """Return what is computed of every matrix: what ww.yaml says, and what its checks need."""
+    analysis = config.analysis
+    is_compared = has_baseline or is_recording
+    regression = config.regression.limits()
+    options = AnalysisOptions(
+        fit=analysis.fit,
+        min_evals=analysis.min_evals,
+        exclude=analysis.exclude,
+        seed=analysis.seed if seed is None else seed,
+        false_alarm_rate=analysis.false_alarm_rate,
+        traps=is_recording
+        or _is_wanted(config, CORRELATION_TRAPS)
+        or (is_compared and _is_on(regression, CORRELATION_TRAPS)),
+        noise_test=is_recording or _is_wanted(config, NOISE) or (is_compared and _is_on(regression, NOISE)),
+        projections=is_compared,
+    )
+    return options.changed({option: getattr(analysis, option) for option in EXTRA_ANALYSES})
+
+
+def open_baseline(location: Path, model: Path | None, description: Description) -> BaselineSource:
+    """Open a baseline file, or another checkpoint, for a model.
+
+    Raises
+    ------
+    BaselineError
+        It cannot be read or is none for this model.
+    """
+    if model is not None and location.exists() and model.exists() and location.samefile(model):
+        raise BaselineError(f"{location}: the baseline is the model itself, so that every comparison would pass")
+    if location.suffix == BASELINE_SUFFIX:
+        return open_recorded(read_baseline(location), location, description)
+    if not location.exists():
+        raise BaselineError(f"{location}: no such baseline: give a recorded {BASELINE_SUFFIX} file or a checkpoint")
+    return open_checkpoint(location, location, description)
+
+
+def open_checkpoint(model: object, location: Path, description: Description) -> BaselineSource:
+    """Open an accepted checkpoint, or a model in memory, as a baseline."""
+    other = describe(model, description.options)
+    if not other.matrices:
+        raise BaselineError(f"{location}: the baseline holds no matrices")
+    tasks = {task.spec.name: task for task in other.tasks()}
+    shapes = {name: task.spec.shape for name, task in tasks.items()}
+    return BaselineSource(path=location, shapes=shapes, n_newly_excluded=0, recorded=None, tasks=tasks)
+
+
+def open_recorded(recorded: Baseline, location: Path, description: Description) -> BaselineSource:
+    """Check a recording against the model it is for."""
+    if not recorded.entries:
+        raise BaselineError(f"{location}: the baseline holds no matrices")
+    fit = recorded.options.get("fit")
+    if fit != description.options.fit:
+        # Tails fitted by another law have alphas that cannot be compared.
+        raise BaselineError(
+            f"{location}: recorded with fit {str(fit)[:40]!r}, this run has {description.options.fit!r}; "
+            "record it anew with --ww-update-baseline"
+        )
+    for spec in description.matrices:
+        entry = recorded.entries.get(spec.name)
+        if entry is not None and entry.record.shape == spec.shape and entry.record.n_evals != spec.n_evals:
+            raise BaselineError(
+                f"{location}: matrix {spec.name[:200]!r}: {entry.record.n_evals} eigenvalues, a matrix of its shape "
+                f"has {spec.n_evals}"
+            )
+    excluded = set(_excluded(recorded.entries, description.options.exclude))
+    return BaselineSource(
+        path=location,
+        shapes={name: entry.record.shape for name, entry in recorded.entries.items() if name not in excluded},
+        n_newly_excluded=len(excluded),
+        recorded=recorded,
+        tasks={},
+    )
+
+
+def _plan_model(want: _Wanted, name: str, config: Config, wish: Wish, folder: Path, *, n_models: int) -> CheckedModel:
+    location = _baseline_path(want)
+    options = gate_options(config, seed=wish.seed, is_recording=wish.is_recording, has_baseline=location is not None)
+    description = describe(want.path, options)
+    if not description.matrices:
+        raise ModelNotFoundError(
+            f"{want.path}: holds no weight matrix to check (see the formats and layers in the docs)"
+        )
+    if wish.is_recording and want.is_of_config and location is not None and not is_inside(location, folder):
+        raise config.error(("models",), f"the baseline {location} is outside the folder of ww.yaml")
+    recording = _plan_recording(location, want.path, config, wish) if wish.is_recording else None
+    baseline = None
+    if recording is None:
+        baseline = None if location is None else open_baseline(location, want.path, description)
+    elif recording.mode != "all" and recording.before is not None:
+        baseline = open_recorded(recording.before, recording.path, description)
+    return plan_model(
+        description,
+        config,
+        name=name,
+        path=want.path,
+        folder=folder,
+        baseline=baseline,
+        profile=wish.profile,
+        recording=recording,
+        n_models=n_models,
+    )
+
+
+def _plan_recording(location: Path | None, model: Path, config: Config, wish: Wish) -> Recording:
+    if location is None:
+        raise BaselineError(f"{model}: nowhere to record its baseline: give --ww-baseline or models[].baseline")
+    if location.suffix != BASELINE_SUFFIX:
+        raise BaselineError(f"{location}: a baseline is recorded to a {BASELINE_SUFFIX} file")
+    mode = "new_only" if wish.new_only else "ratchet" if config.regression.ratchet else "all"
+    # Reading it now refuses, before any work, to write over a file that is something else.
+    before = read_baseline(location) if os.path.lexists(location) else None
+    return Recording(path=location, before=before, mode=mode)
+
+
+def _check_shared_recordings(models: Sequence[CheckedModel]) -> None:
+    """Refuse to record models into one file unless they are accepted checkpoints of one architecture."""
+    first: dict[Path, CheckedModel] = {}
+    for model in models:
+        if model.recording is None:
+            continue
+        other = first.setdefault(model.recording.path, model)
+        shapes, others = (
+            {spec.name: spec.shape for spec in checked.description.matrices} for checked in (model, other)
+        )
+        if shapes != others:
+            raise BaselineError(
+                f"several models would be recorded to {model.recording.path}, and {model.name} has other layers than "
+                f"{other.name}; use {{stem}} in the baseline's path"
+            )
+        if other is not model and model.recording.mode != "all":
+            raise BaselineError(f"{model.recording.path}: only a whole recording can learn from several checkpoints")
+
+
+def _paired_rules(
+    config: Config, profile: Profile, description: Description, baseline: BaselineSource
+) -> dict[str, tuple[RegressionRule, ...]]:
+    """Return the rules of the layers that have a partner in the baseline, or may have one under another name."""
+    shapes = {spec.name: spec.shape for spec in description.matrices}
+    possible = {*baseline.shapes, *unpaired_layers(shapes, baseline.shapes).new}
+    has_checkpoint = bool(baseline.tasks)
+    return {
+        name: tuple(
+            rule
+            for rule in regression_rules(config, profile, name)
+            # By default nobody is told in every layer what a file cannot say.
+            if has_checkpoint or rule.line is not None or rule.quantity not in NEEDS_BOTH_CHECKPOINTS
+        )
+        for name in shapes
+        if name in possible
+    }
+
+
+def _known_matrices(baseline: BaselineSource, options: AnalysisOptions) -> dict[str, BaselineEntry]:
+    """Return the entries whose numbers this run would compute again, by content."""
+    recorded = baseline.recorded
+    if recorded is None or recorded.version != __version__:
+        return {}
+    ours = {key: value for key, value in options_payload(options).items() if key != "exclude"}
+    theirs = {key: value for key, value in recorded.options.items() if key != "exclude"}
+    if ours != theirs:
+        return {}
+    return {entry.record.content_hash: entry for entry in recorded.entries.values()}
+
+
+def _notes(baseline: BaselineSource, options: AnalysisOptions) -> tuple[str, ...]:
+    """Return how the recording differs from this run, in what its numbers depend on."""
+    recorded = baseline.recorded
+    if recorded is None:
+        return ()
+    differences = [
+        f"{name} {str(recorded.options.get(name))[:60]} (now {value})"
+        for name, value in options_payload(options).items()
+        if recorded.options.get(name, False) != value
+    ]
+    differences += [
+        f"{name} {recorded.environment.get(name, 'unknown')[:60]} (now {value})"
+        for name, value in environment_payload().items()
+        if recorded.environment.get(name) != value
+    ]
+    if recorded.version != __version__:
+        differences.append(f"version {recorded.version[:60]} (now {__version__}): nothing is reused")
+    return (f"the baseline was recorded with {', '.join(differences)}",) if differences else ()
+
+
+def _is_wanted(config: Config, check: str) -> bool:
+    """Tell whether a check can be in force for any layer."""
+    tables = [config.checks, *(override.checks for override in config.overrides)]
+    return check not in config.checks or any(table.get(check) is not None for table in tables)
+
+
+def _is_on(regression: Mapping[str, object], quantity: str) -> bool:
+    return quantity not in regression or regression[quantity] is not None
+
+
+def recorded_baseline(
+    recording: Recording, models: Sequence[CheckedModel], entries: Mapping[str, BaselineEntry], *, is_filtered: bool
+) -> Baseline:
+    """Return what to record: the new entries over those that the run did not reach or was not to change.
+
+    Parameters
+    ----------
+    recording : Recording
+        Where, and what was there.
+    models : sequence of CheckedModel
+        The accepted checkpoints, the recorded one first.
+    entries : mapping of str to BaselineEntry
+        Of the recorded one.
+    is_filtered : bool
+        The user chose some items.
 
     Raises
     ------
     BaselineError
         Layers are missing, and neither a filter of the user nor an older recording accounts for them.
     """
-    assert model.record_to is not None
+    model = models[0]
     names = {spec.name for spec in model.description.matrices}
+    before: Mapping[str, BaselineEntry] = {} if recording.before is None else recording.before.entries
+    kept: Mapping[str, BaselineEntry] = before if recording.mode != "all" else {}
     missing = sorted(names - entries.keys())
-    kept: Mapping[str, BaselineEntry] = {}
-    if missing:
+    if missing and recording.mode == "all":
         if not is_filtered:
-            raise BaselineError(f"{model.record_to}: not recorded: the run ended before {missing[0]} was analysed")
-        kept = read_baseline(model.record_to).entries if model.record_to.exists() else {}
+            raise BaselineError(f"{recording.path}: not recorded: the run ended before {missing[0]} was analysed")
+        kept = before
         unknown = [name for name in missing if name not in kept]
         if unknown:
             raise BaselineError(
-                f"{model.record_to}: not recorded: a filtered run can only change a recording, and there is none of "
+                f"{recording.path}: not recorded: a filtered run can only change a recording, and there is none of "
                 f"{unknown[0]}"
             )
+    options = model.description.options
+    if (
+        kept
+        and recording.before is not None
+        and _numbers(recording.before.options) != _numbers(options_payload(options))
+    ):
+        raise BaselineError(
+            f"{recording.path}: not recorded: the entries that stay were made with other options; record it as a whole"
+        )
     return Baseline(
-        label=str(model.record_to), options=options_payload(model.description.options), entries={**kept, **entries}
+        label=str(recording.path),
+        version=__version__,
+        options=options_payload(options),
+        environment=environment_payload(),
+        checkpoints=tuple(model.name for model in models),
+        entries={**kept, **entries},
+        digest=None if recording.before is None else recording.before.digest,
     )
+
+
+def _numbers(options: Mapping[str, object]) -> dict[str, object]:
+    return {key: value for key, value in options.items() if key != "exclude"}
 
 
 def _wanted_models(config: Config, wish: Wish, folder: Path) -> list[_Wanted]:
@@ -243,63 +577,6 @@ def _baseline_path(want: _Wanted) -> Path | None:
     # The name of a folder has no suffix to cut: llama-3.1 and llama-3.2 are two models.
     stem = want.path.name if want.path.is_dir() else want.path.stem
     return Path(os.path.normpath(want.baseline.replace("{stem}", stem)))
-
-
-def _where_to_record(location: Path | None, model: Path) -> Path:
-    if location is None:
-        raise BaselineError(f"{model}: nowhere to record its baseline: give --ww-baseline or models[].baseline")
-    if location.suffix != BASELINE_SUFFIX:
-        raise BaselineError(f"{location}: a baseline is recorded to a {BASELINE_SUFFIX} file")
-    if location.exists():
-        # Reading it now refuses, before any work, to write over a file that is something else.
-        read_baseline(location)
-    return location
-
-
-def _open_baseline(location: Path | None, model: Path, description: Description) -> BaselineSource | None:
-    if location is None:
-        return None
-    if location.exists() and location.samefile(model):
-        raise BaselineError(f"{location}: the baseline is the model itself, so that every comparison would pass")
-    if location.suffix == BASELINE_SUFFIX:
-        return _open_recorded(location, description)
-    if not location.exists():
-        raise BaselineError(f"{location}: no such baseline: give a recorded {BASELINE_SUFFIX} file or a checkpoint")
-    options = description.options
-    other = describe(location, fit=options.fit, min_evals=options.min_evals, exclude=options.exclude)
-    if not other.matrices:
-        raise BaselineError(f"{location}: the baseline holds no matrices")
-    tasks = {task.spec.name: task for task in other.tasks()}
-    shapes = {name: task.spec.shape for name, task in tasks.items()}
-    return BaselineSource(path=location, shapes=shapes, n_newly_excluded=0, recorded=None, tasks=tasks)
-
-
-def _open_recorded(location: Path, description: Description) -> BaselineSource:
-    recorded = read_baseline(location)
-    if not recorded.entries:
-        raise BaselineError(f"{location}: the baseline holds no matrices")
-    fit = recorded.options.get("fit")
-    if fit != description.options.fit:
-        # Tails fitted by another law have alphas that cannot be compared.
-        raise BaselineError(
-            f"{location}: recorded with fit {fit!r}, this run has {description.options.fit!r}; "
-            "record it anew with --ww-update-baseline"
-        )
-    for spec in description.matrices:
-        entry = recorded.entries.get(spec.name)
-        if entry is not None and entry.shape == spec.shape and entry.n_evals != spec.n_evals:
-            raise BaselineError(
-                f"{location}: matrix {spec.name[:200]!r}: {entry.n_evals} eigenvalues, a matrix of its shape has "
-                f"{spec.n_evals}"
-            )
-    excluded = list(_excluded(recorded.entries, description.options.exclude))
-    return BaselineSource(
-        path=location,
-        shapes={name: entry.shape for name, entry in recorded.entries.items() if name not in set(excluded)},
-        n_newly_excluded=len(excluded),
-        recorded=recorded,
-        tasks={},
-    )
 
 
 def _excluded(names: Mapping[str, BaselineEntry], patterns: Sequence[str]) -> Iterator[str]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pytest_weightwatcher.settings import GateOptions, ReportTarget
     from pytest_weightwatcher.verdict import Judgement
     from spectral.analysis import Analysis
+    from spectral.weights import MatrixSpec
 
 
 class GateSession:
@@ -50,7 +51,7 @@ class GateSession:
         self._configs: dict[Path, Config] = {}
         self._sent_layers: set[tuple[str, str]] = set()
         self.results: ResultBuilder = ResultBuilder()
-        self.written: list[tuple[str, Path]] = []
+        self.written: list[tuple[str, Path, str]] = []
         self.problems: list[str] = []
         self.result: dict[str, Any] | None = None
         self.had_usage_error = False
@@ -66,7 +67,8 @@ class GateSession:
             raise GateError(f"{self.main_path}: no models to check: add --ww-model PATH, or models: to ww.yaml")
         inputs = [model.path for model in self.models]
         inputs += [model.baseline.path for model in self.models if model.baseline is not None]
-        inputs += [model.record_to for model in self.models if model.record_to is not None and model.record_to.exists()]
+        recordings = [model.recording.path for model in self.models if model.recording is not None]
+        inputs += [path for path in recordings if path.exists()]
         inputs += [path for path in self._configs if path.exists()]
         for target in self.report_targets():
             check_target(target, inputs)
@@ -90,6 +92,9 @@ class GateSession:
                 folder=self.options.models_folder,
                 baseline=self.options.baseline,
                 update_baseline=self.options.update_baseline,
+                new_only=self.options.new_only,
+                profile=self.options.profile,
+                seed=self.options.seed,
             )
             self._plans[path] = plan_models(self.config_of(path), wish, path.parent)
             for model in self._plans[path]:
@@ -118,9 +123,18 @@ class GateSession:
         """Decide one check."""
         return self._gate.judge(check)
 
-    def is_enforced(self, judgement: Judgement) -> bool:
-        """Tell whether a judgement fails the run under the policy of ``--ww-fail-on``."""
-        verdict, policy = str(judgement.verdict), self.options.fail_on
+    def fail_on(self, config: Config) -> str:
+        """Return the mildest verdict that fails the run: of the options, then of a ww.yaml."""
+        return self.options.fail_on or config.policy.fail_on or "fail"
+
+    @property
+    def main_fail_on(self) -> str:
+        """That of the main ww.yaml."""
+        return self.fail_on(self.config_of(self.main_path))
+
+    def is_enforced(self, check: Check, judgement: Judgement) -> bool:
+        """Tell whether a judgement fails the run."""
+        verdict, policy = str(judgement.verdict), self.fail_on(check.model.config)
         if policy == "never":
             return False
         return verdict in ("fail", "error") or (verdict == "warn" and policy == "warn")
@@ -141,9 +155,23 @@ class GateSession:
             key = (str(check.model.path), check.spec.name)
             if key not in self._sent_layers:
                 self._sent_layers.add(key)
-                layer = self._gate.layer(check.model, check.spec)
-                payload["layer_record"] = self.results.layer_payload(layer, with_entry=self.options.update_baseline)
+                payload["layer_record"] = self._layer_payload(check.model, check.spec)
         return payload
+
+    def _layer_payload(self, model: CheckedModel, spec: MatrixSpec) -> dict[str, Any]:
+        from pytest_weightwatcher.recording import is_to_be_recorded, recorded_payload
+
+        record = self._gate.record(model, spec)
+        is_recorded = model.recording is not None and is_to_be_recorded(self._gate, model, spec)
+        return {
+            "layer": self.results.layer_payload(
+                record,
+                spec,
+                is_reused=self._gate.is_reused(model, spec),
+                baseline_name=self._gate.partner(model, spec),
+            ),
+            "recorded": recorded_payload(record) if is_recorded else None,
+        }
 
     def analysis(self, model: CheckedModel) -> Analysis:
         """Return the whole analysis of a model, sharing matrices with the items."""
@@ -179,10 +207,10 @@ class GateSession:
         """Record baselines and write reports; trouble is kept for the terminal, never raised."""
         from pytest_weightwatcher.report import render
 
-        self.result = self.results.build(self.options)
+        self.result = self.results.build(fail_on=self.main_fail_on, seed=self.options.seed)
         if not self.results.n_checks and not self.results.n_lost:
             return
-        if self.options.update_baseline and not is_interrupted:
+        if (self.options.update_baseline or self.options.new_only) and not is_interrupted:
             self._record_baselines()
         try:
             targets = self.report_targets()
@@ -192,7 +220,7 @@ class GateSession:
         for target in targets:
             try:
                 write_atomically(target.path, render(target.type, self.result))
-                self.written.append((target.type, target.path))
+                self.written.append((target.type, target.path, ""))
             except OSError as error:
                 self._note_problem(f"{target.path}: the report cannot be written: {error.strerror}")
 
@@ -245,23 +273,16 @@ class GateSession:
             self.problems.append(text)
 
     def _record_baselines(self) -> None:
-        from pytest_weightwatcher.baseline import write_baseline
-        from pytest_weightwatcher.planning import recorded_baseline
-        from pytest_weightwatcher.report.result import tool_payload
+        from pytest_weightwatcher.recording import record_models
 
+        groups: dict[Path, list[CheckedModel]] = {}
         for model in self.models:
-            if model.record_to is None:
-                continue
-            unsound = self.results.unsound_layers(model)
-            if unsound:
-                problem = f"not recorded: {unsound[0]} of {model.name} fails its integrity check"
-                self._note_problem(f"{model.record_to}: {problem}")
-                continue
+            if model.recording is not None:
+                groups.setdefault(model.recording.path, []).append(model)
+        for path, models in groups.items():
             try:
-                entries = self.results.entries_of(model)
-                baseline = recorded_baseline(model, entries, is_filtered=self._is_filtered)
-                write_baseline(model.record_to, baseline, tool_payload())
-                self.written.append(("baseline", model.record_to))
+                text = record_models(models, self.results, is_filtered=self._is_filtered)
+                self.written.append(("baseline", path, text))
             except BaselineError as error:
                 self._note_problem(str(error))
 

@@ -5,36 +5,46 @@ Every pass condition is written positively, so that a value which does not exist
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from pytest_weightwatcher.checks import (
-    ALPHA_REGRESSION,
+    ALPHA,
     BASELINE_LAYERS,
     INTEGRITY,
-    SPECTRUM_REGRESSION,
+    MODEL,
+    NOISE,
+    REGRESSION,
+    RegressionRule,
     Rule,
     Severity,
-    meaning_of,
 )
-from spectral.fits import FitFailure, FitFailureReason
-from spectral.power_law import MIN_EVALS, PowerLawFit
-from spectral.spectrum import SpectrumFailure
+from pytest_weightwatcher.meanings import meaning_of
+from pytest_weightwatcher.wording import (
+    describe_change,
+    format_bounds,
+    name_some,
+    resolution_of_change,
+    resolution_of_metric,
+)
+from spectral.fits import FitFailureReason
+from spectral.power_law import MIN_EVALS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pytest_weightwatcher.baseline import BaselineEntry
-    from pytest_weightwatcher.comparison import LayerComparison, LayerSetComparison
-    from pytest_weightwatcher.config import AlphaRegression, SpectrumRegression
-    from spectral.analysis import LayerAnalysis
+    from pytest_weightwatcher.comparison import Change, LayerComparison
+    from pytest_weightwatcher.matching import LayerSets
+    from pytest_weightwatcher.records import LayerRecord
     from spectral.integrity import NonFiniteTensor
 
 MAX_DEAD_SHARE = 0.5
 """A layer most of whose rows or columns are zero is dead; fewer are common: padding, unused tokens, pruned heads."""
 
-_MAX_NAMED = 5
+LOST_IN_NOISE = 0.05
+"""A layer that could be told from noise is lost in it only where its p-value has risen above this."""
 
 
 class Verdict(str, Enum):
@@ -42,6 +52,7 @@ class Verdict(str, Enum):
 
     PASS = "pass"  # noqa: S105 (a verdict, no password)
     SKIPPED = "skipped"
+    WAIVED = "waived"
     INCONCLUSIVE = "inconclusive"
     WARN = "warn"
     FAIL = "fail"
@@ -54,6 +65,7 @@ class Verdict(str, Enum):
 SEVERITY_ORDER = (
     Verdict.PASS,
     Verdict.SKIPPED,
+    Verdict.WAIVED,
     Verdict.INCONCLUSIVE,
     Verdict.WARN,
     Verdict.FAIL,
@@ -79,6 +91,12 @@ class Judgement:
         The baseline's number.
     detail : str
         One or two sentences: what, by how much, how sure.
+    resolution : str
+        What the check could have seen.
+    confirmation : str
+        What a second, more careful computation gave; empty where there was none.
+    share : float, optional
+        The change as a share of its allowance: above 1 is a finding. None for other checks.
     """
 
     check: str
@@ -87,6 +105,9 @@ class Judgement:
     limit: Mapping[str, float] | None = None
     baseline: float | None = None
     detail: str
+    resolution: str = ""
+    confirmation: str = ""
+    share: float | None = None
 
     @property
     def is_finding(self) -> bool:
@@ -94,16 +115,22 @@ class Judgement:
         return self.verdict in (Verdict.WARN, Verdict.FAIL, Verdict.ERROR)
 
     @property
+    def text(self) -> str:
+        """The detail, and what a second computation gave."""
+        return f"{self.detail}; {self.confirmation}" if self.confirmation else self.detail
+
+    @property
     def meaning(self) -> str:
         """What such a finding usually means."""
-        meaning = meaning_of(self.check)
-        if self.value is None:
+        name = self.check.removeprefix(MODEL)
+        meaning = meaning_of(name)
+        if self.value is None and not name.startswith(REGRESSION):
             # What a value beside its limit means says nothing about one that does not exist.
-            meaning = meaning_of(INTEGRITY if self.check not in (ALPHA_REGRESSION, SPECTRUM_REGRESSION) else self.check)
+            meaning = meaning_of(INTEGRITY)
         if self.check == BASELINE_LAYERS:
             return meaning.above if self.verdict is Verdict.WARN else meaning.below
-        if self.check == ALPHA_REGRESSION:
-            is_low = self.value is not None and self.baseline is not None and self.value < self.baseline
+        if self.baseline is not None:
+            is_low = self.value is not None and self.value < self.baseline
         else:
             minimum = (self.limit or {}).get("min")
             is_low = minimum is not None and self.value is not None and self.value < minimum
@@ -112,52 +139,94 @@ class Judgement:
     @property
     def action(self) -> str:
         """What to do about such a finding."""
-        return meaning_of(self.check).action
+        return meaning_of(self.check.removeprefix(MODEL)).action
 
 
 def judge_other_tensors(non_finite: Sequence[NonFiniteTensor], n_tensors: int) -> Judgement:
     """Fail a model with NaN or infinity in a tensor that no spectrum covers."""
+    resolution = "every value of these tensors was read; finite values that are wrong are not seen here"
     if not non_finite:
         detail = f"all values of the {n_tensors} other tensors (biases, norms, not analysed ones) are finite"
-        return Judgement(check=INTEGRITY, verdict=Verdict.PASS, detail=detail)
+        return Judgement(check=INTEGRITY, verdict=Verdict.PASS, detail=detail, resolution=resolution)
     names = tuple(f"{tensor.name} ({tensor.n_bad} of {tensor.n_values})" for tensor in non_finite)
-    return Judgement(check=INTEGRITY, verdict=Verdict.FAIL, detail=f"NaN or infinite values in {_name_some(names)}")
+    detail = f"NaN or infinite values in {name_some(names)}"
+    return Judgement(check=INTEGRITY, verdict=Verdict.FAIL, detail=detail, resolution=resolution)
 
 
-def judge_integrity(layer: LayerAnalysis) -> Judgement:
+def judge_integrity(record: LayerRecord) -> Judgement:
     """Fail a layer whose values are not finite, all zero, all the same, mostly dead, or of rank one."""
-    if isinstance(layer.spectrum, SpectrumFailure):
-        return Judgement(check=INTEGRITY, verdict=Verdict.FAIL, detail=layer.spectrum.detail)
-    if layer.is_constant:
-        return Judgement(check=INTEGRITY, verdict=Verdict.FAIL, detail="every value of the layer is the same")
-    spectrum, spec = layer.spectrum, layer.spec
-    for n_dead, n_all, what in (
-        (spectrum.n_dead_rows, spec.rows, "rows"),
-        (spectrum.n_dead_columns, spec.columns, "columns"),
+    damage = record.damage or _other_damage(record)
+    return Judgement(
+        check=INTEGRITY,
+        verdict=Verdict.PASS if damage is None else Verdict.FAIL,
+        detail="all values are finite and the layer is not dead" if damage is None else damage,
+        resolution="every value was read; damage that leaves finite, varied values is for the other checks",
+    )
+
+
+def _other_damage(record: LayerRecord) -> str | None:
+    for name, n_all, what in (
+        ("n_dead_rows", record.rows, "rows"),
+        ("n_dead_columns", record.columns, "columns"),
     ):
+        n_dead = record.metrics[name]
         if n_dead > n_all * MAX_DEAD_SHARE:
-            return Judgement(
-                check=INTEGRITY, verdict=Verdict.FAIL, detail=f"{n_dead} of {n_all} {what} are dead (all zero)"
-            )
-    if spec.n_evals >= MIN_EVALS and layer.metrics.get("matrix_rank") == 1:
-        return Judgement(check=INTEGRITY, verdict=Verdict.FAIL, detail="the layer has collapsed to rank one")
-    return Judgement(check=INTEGRITY, verdict=Verdict.PASS, detail="all values are finite and the layer is not dead")
+            return f"{n_dead} of {n_all} {what} are dead (all zero)"
+    if record.n_evals >= MIN_EVALS and record.metrics["matrix_rank"] == 1:
+        return "the layer has collapsed to rank one"
+    return None
 
 
-def judge_metric(layer: LayerAnalysis, rule: Rule) -> Judgement:
+def judge_metric(record: LayerRecord, rule: Rule) -> Judgement:
     """Judge one metric of a layer against absolute bounds."""
-    value = layer.metrics.get(rule.check)
+    value = record.metrics.get(rule.check)
     if value is None:
-        return _without_value(layer, rule)
+        return _without_value(record, rule)
     judgement = _judge_bounds(rule, float(value))
-    if rule.check != "alpha" or not judgement.is_finding or not isinstance(layer.fit, PowerLawFit):
+    judgement = replace(judgement, resolution=resolution_of_metric(record, rule))
+    sigma = record.metrics.get("sigma")
+    if rule.check != ALPHA or not judgement.is_finding or sigma is None:
         return judgement
     excess = _excess(rule, float(value))
     detail = (
-        f"{judgement.detail}; that is {excess / layer.fit.sigma:.1f} standard errors of alpha "
-        f"(sigma {layer.fit.sigma:.2g}, {layer.fit.n_tail} eigenvalues in the tail)"
+        f"{judgement.detail}; that is {excess / sigma:.1f} standard errors of alpha "
+        f"(sigma {sigma:.2g}, {record.metrics['num_pl_spikes']} eigenvalues in the tail)"
     )
-    return _with_detail(judgement, detail)
+    return replace(judgement, detail=detail)
+
+
+def judge_traps(record: LayerRecord, rule: Rule, n_traps: int | None, level: float) -> Judgement:
+    """Judge the number of correlation traps at the false-alarm rate of the whole run.
+
+    Parameters
+    ----------
+    record : LayerRecord
+        The layer.
+    rule : Rule
+        How many there may be.
+    n_traps : int or None
+        How many there are; None where there was no test.
+    level : float
+        Level of significance that the false-alarm rate of the run leaves the layer.
+    """
+    if n_traps is None or record.traps is None:
+        return _without_test(record, rule, "traps")
+    judgement = _judge_bounds(rule, float(n_traps))
+    detail = (
+        f"{n_traps} correlation trap{'s' if n_traps != 1 else ''} (p = {record.traps.p_value:.2g}; over the whole run "
+        f"one counts from {level:.2g} on), {format_bounds(rule)} accepted"
+    )
+    return replace(judgement, detail=detail, resolution=resolution_of_metric(record, rule))
+
+
+def judge_noise(record: LayerRecord, rule: Rule) -> Judgement:
+    """Judge whether a layer can be told from random numbers."""
+    if record.noise_p_value is None:
+        return _without_test(record, rule, "noise_test")
+    judgement = _judge_bounds(rule, record.noise_p_value)
+    found = "can be told from noise" if judgement.verdict is Verdict.PASS else "cannot be told from noise"
+    detail = f"the layer {found} (p = {record.noise_p_value:.2g}, {format_bounds(rule)} accepted)"
+    return replace(judgement, detail=detail, resolution=resolution_of_metric(record, rule))
 
 
 def judge_coverage(coverage: float, n_matrices: int, rule: Rule) -> Judgement:
@@ -166,14 +235,31 @@ def judge_coverage(coverage: float, n_matrices: int, rule: Rule) -> Judgement:
     detail = f"{coverage:.1%} of the parameters were analysed, in {n_matrices} matrices"
     if judgement.is_finding:
         detail = f"{detail}; {judgement.detail}"
-    return _with_detail(judgement, detail)
+    return replace(judgement, detail=detail, resolution="tensors of two or more dimensions are counted")
 
 
-def judge_layer_set(sets: LayerSetComparison, *, n_newly_excluded: int = 0) -> Judgement:
+def judge_mean(summary: Mapping[str, float], rule: Rule) -> Judgement:
+    """Judge the mean of a metric over the layers of a model."""
+    check = MODEL + rule.check
+    value = summary.get(rule.check)
+    if value is None:
+        detail = f"no layer has {rule.check}"
+        return Judgement(check=check, verdict=Verdict.INCONCLUSIVE, limit=_bounds(rule), detail=detail)
+    judgement = _judge_bounds(rule, value)
+    detail = f"mean over layers: {judgement.detail}"
+    return replace(judgement, check=check, detail=detail, resolution="a single layer hardly moves a mean over many")
+
+
+def judge_layer_set(sets: LayerSets, *, n_newly_excluded: int = 0) -> Judgement:
     """Fail a model that lacks layers of its baseline or shares none; new or newly excluded layers only warn."""
     parts = [
-        f"{len(names)} {what}: {_name_some(names)}"
-        for what, names in (("missing", sets.removed), ("reshaped", sets.reshaped), ("new", sets.added))
+        f"{len(names)} {what}: {name_some(names)}"
+        for what, names in (
+            ("missing", sets.removed),
+            ("reshaped", sets.reshaped),
+            ("new", sets.added),
+            ("renamed", tuple(f"{old} -> {new}" for new, old in sets.renamed.items())),
+        )
         if names
     ]
     if n_newly_excluded:
@@ -187,78 +273,126 @@ def judge_layer_set(sets: LayerSetComparison, *, n_newly_excluded: int = 0) -> J
     else:
         verdict = Verdict.PASS
     detail = "; ".join(parts) if parts else f"all {sets.n_shared} layers are those of the baseline"
-    return Judgement(check=BASELINE_LAYERS, verdict=verdict, value=float(sets.n_shared), detail=detail)
+    return Judgement(
+        check=BASELINE_LAYERS,
+        verdict=verdict,
+        value=float(sets.n_shared),
+        detail=detail,
+        resolution="names and shapes are compared; layers under another name are found by shape, spectrum and weights",
+    )
 
 
-def judge_alpha_regression(
-    layer: LayerAnalysis, entry: BaselineEntry, comparison: LayerComparison, rule: AlphaRegression
-) -> Judgement:
-    """Judge the change of alpha over the baseline's own tail, in both directions."""
-    blocked = _not_comparable(ALPHA_REGRESSION, layer, comparison)
-    if blocked is not None:
-        return blocked
-    if entry.tail is None or comparison.alpha is None:
-        reason = (
-            "the baseline has no power-law tail for this layer"
-            if entry.tail is None
-            else f"fewer than the baseline's {entry.tail.n} tail eigenvalues are left above the fit's threshold"
+def judge_regression(record: LayerRecord, comparison: LayerComparison, rule: RegressionRule) -> Judgement:
+    """Judge one quantity of a layer against its baseline, in every direction that the rule limits."""
+    change = comparison.changes.get(rule.quantity)
+    if comparison.blocked is not None or change is None:
+        verdict = Verdict.SKIPPED
+        if comparison.blocked is None and rule.quantity == ALPHA and not _is_too_small(record):
+            verdict = Verdict.INCONCLUSIVE
+        return Judgement(check=rule.check, verdict=verdict, detail=comparison.reason_of(rule.quantity))
+    judgement = _judge_noise_change(rule, change) if rule.quantity == NOISE else judge_change(rule, change)
+    resolution = resolution_of_change(rule, change, record)
+    if comparison.is_identical and judgement.verdict is Verdict.PASS:
+        return replace(judgement, detail=f"unchanged: {judgement.detail}", resolution=resolution)
+    return replace(judgement, resolution=resolution)
+
+
+def judge_model_regression(change: Change | None, rule: RegressionRule) -> Judgement:
+    """Judge one pooled quantity of a model against its baseline."""
+    check = MODEL + rule.check
+    if change is None:
+        return Judgement(check=check, verdict=Verdict.SKIPPED, detail="no layer is compared")
+    judgement = judge_change(rule, change)
+    return replace(
+        judgement,
+        check=check,
+        detail=f"over all layers together: {judgement.detail}",
+        resolution=resolution_of_change(rule, change, None),
+    )
+
+
+def judge_change(rule: RegressionRule, change: Change) -> Judgement:
+    """Judge a change against its allowances; NaN never passes."""
+    down, up = rule.allowances(change.reference, change.sigma)
+    difference = change.difference
+    is_within = (down is None or difference >= -down) and (up is None or difference <= up)
+    if math.isnan(difference):
+        is_within = False
+    share = _share_of_allowance(difference, down, up)
+    verdict = Verdict.PASS
+    if not is_within:
+        verdict = _as_verdict(rule.severity)
+    elif rule.warn_at is not None and share > rule.warn_at:
+        verdict = Verdict.WARN
+    bounds = {
+        name: bound
+        for name, bound in (
+            ("min", None if down is None else change.reference - down),
+            ("max", None if up is None else change.reference + up),
         )
-        verdict = Verdict.SKIPPED if layer.status == "skipped" else Verdict.INCONCLUSIVE
-        return Judgement(check=ALPHA_REGRESSION, verdict=verdict, detail=reason)
-    tail, alpha = entry.tail, comparison.alpha
-    allowed_up = max(rule.max_increase, rule.sigmas * tail.sigma)
-    allowed_down = max(rule.max_decrease, rule.sigmas * tail.sigma)
-    change = alpha - tail.alpha
-    is_within = -allowed_down <= change <= allowed_up
+        if bound is not None
+    }
     return Judgement(
-        check=ALPHA_REGRESSION,
-        verdict=Verdict.PASS if is_within else _as_verdict(rule.severity),
-        value=alpha,
-        limit={"min": tail.alpha - allowed_down, "max": tail.alpha + allowed_up},
-        baseline=tail.alpha,
-        detail=(
-            f"over the baseline's tail of {tail.n} eigenvalues alpha went from {tail.alpha:.4g} to {alpha:.4g} "
-            f"({change:+.2g}, {change / tail.sigma:+.1f} standard errors); "
-            f"changes beyond -{allowed_down:.2g} and +{allowed_up:.2g} can be seen here"
-        ),
+        check=rule.check,
+        verdict=verdict,
+        value=change.value,
+        limit=bounds,
+        baseline=change.reference,
+        detail=describe_change(rule, change, down, up),
+        share=share,
     )
 
 
-def judge_spectrum_regression(layer: LayerAnalysis, comparison: LayerComparison, rule: SpectrumRegression) -> Judgement:
-    """Judge the relative displacement of the singular values."""
-    blocked = _not_comparable(SPECTRUM_REGRESSION, layer, comparison)
-    if blocked is not None:
-        return blocked
-    displacement = comparison.displacement
-    is_within = displacement is not None and displacement <= rule.max_displacement
+def _judge_noise_change(rule: RegressionRule, change: Change) -> Judgement:
+    was_structured = change.reference <= LOST_IN_NOISE
+    is_structured = change.value <= LOST_IN_NOISE
+    if not was_structured:
+        detail = f"could not be told from noise in the baseline either (p = {change.reference:.2g})"
+    elif is_structured:
+        detail = f"can be told from noise (p = {change.value:.2g}), as in the baseline (p = {change.reference:.2g})"
+    else:
+        detail = (
+            f"can no longer be told from noise (p = {change.value:.2g}; in the baseline p = {change.reference:.2g})"
+        )
+    is_kept = is_structured or not was_structured
     return Judgement(
-        check=SPECTRUM_REGRESSION,
-        verdict=Verdict.PASS if is_within else _as_verdict(rule.severity),
-        value=displacement,
-        limit={"max": rule.max_displacement},
-        baseline=0.0,
-        detail=f"the singular values moved by {_percent(displacement)} of their norm; "
-        f"up to {_percent(rule.max_displacement)} is accepted, rounding to bf16 "
-        "or int8 moves them by a few tenths of a percent at most",
+        check=rule.check,
+        verdict=Verdict.PASS if is_kept else _as_verdict(rule.severity),
+        value=change.value,
+        limit={"max": LOST_IN_NOISE} if was_structured else None,
+        baseline=change.reference,
+        detail=detail,
+        share=None if is_kept else math.inf,
     )
 
 
-def _without_value(layer: LayerAnalysis, rule: Rule) -> Judgement:
-    reason = layer.reason or f"{rule.check} is not defined for this layer"
-    if isinstance(layer.spectrum, SpectrumFailure):
-        detail = f"no {rule.check}: {layer.spectrum.detail}"
+def _share_of_allowance(difference: float, down: float | None, up: float | None) -> float:
+    allowance = up if difference > 0.0 else down
+    if allowance is None or difference == 0.0:
+        return 0.0
+    return abs(difference) / allowance if allowance > 0.0 else math.inf
+
+
+def _is_too_small(record: LayerRecord) -> bool:
+    return record.fit_failure is not None and record.fit_failure[0] is FitFailureReason.TOO_FEW_EIGENVALUES
+
+
+def _without_value(record: LayerRecord, rule: Rule) -> Judgement:
+    reason = record.reason or f"{rule.check} is not defined for this layer"
+    if record.is_without_spectrum:
+        detail = f"no {rule.check}: {record.damage}"
         return Judgement(check=rule.check, verdict=_as_verdict(rule.severity), limit=_bounds(rule), detail=detail)
-    is_inconclusive = isinstance(layer.fit, FitFailure) and layer.fit.reason is FitFailureReason.NO_SPREAD
+    is_inconclusive = record.fit_failure is not None and record.fit_failure[0] is FitFailureReason.NO_SPREAD
     verdict = Verdict.INCONCLUSIVE if is_inconclusive else Verdict.SKIPPED
     return Judgement(check=rule.check, verdict=verdict, limit=_bounds(rule), detail=reason)
 
 
-def _not_comparable(check: str, layer: LayerAnalysis, comparison: LayerComparison) -> Judgement | None:
-    if not comparison.is_same_shape:
-        return Judgement(check=check, verdict=Verdict.SKIPPED, detail="the baseline's layer has another shape")
-    if isinstance(layer.spectrum, SpectrumFailure):
-        return Judgement(check=check, verdict=Verdict.SKIPPED, detail=f"no spectrum: {layer.spectrum.detail}")
-    return None
+def _without_test(record: LayerRecord, rule: Rule, option: str) -> Judgement:
+    if record.is_without_spectrum:
+        detail = f"no test: {record.damage}"
+        return Judgement(check=rule.check, verdict=Verdict.SKIPPED, limit=_bounds(rule), detail=detail)
+    detail = record.reasons.get(option, "there was no test")
+    return Judgement(check=rule.check, verdict=Verdict.SKIPPED, limit=_bounds(rule), detail=detail)
 
 
 def _judge_bounds(rule: Rule, value: float) -> Judgement:
@@ -271,7 +405,7 @@ def _judge_bounds(rule: Rule, value: float) -> Judgement:
         verdict=Verdict.PASS if is_within else _as_verdict(rule.severity),
         value=value,
         limit=_bounds(rule),
-        detail=f"{rule.check} {value:.4g} is {where} the limit of {_format_bounds(rule)}",
+        detail=f"{rule.check} {value:.4g} is {where} the limit of {format_bounds(rule)}",
     )
 
 
@@ -286,26 +420,5 @@ def _bounds(rule: Rule) -> dict[str, float]:
     return {name: bound for name, bound in bounds.items() if bound is not None}
 
 
-def _format_bounds(rule: Rule) -> str:
-    if rule.minimum is None:
-        return f"at most {rule.maximum:g}"
-    if rule.maximum is None:
-        return f"at least {rule.minimum:g}"
-    return f"{rule.minimum:g} to {rule.maximum:g}"
-
-
 def _as_verdict(severity: Severity) -> Verdict:
     return Verdict.FAIL if severity == "fail" else Verdict.WARN
-
-
-def _with_detail(judgement: Judgement, detail: str) -> Judgement:
-    return replace(judgement, detail=detail)
-
-
-def _name_some(names: tuple[str, ...]) -> str:
-    shown = ", ".join(names[:_MAX_NAMED])
-    return shown if len(names) <= _MAX_NAMED else f"{shown} and {len(names) - _MAX_NAMED} more"
-
-
-def _percent(share: float | None) -> str:
-    return "an unknown part" if share is None else f"{share:.3g}" if share > 10 else f"{share:.2%}"

@@ -57,6 +57,8 @@ class LayerAnalysis:
         With ``noise_test``.
     traps : LayerTraps, optional
         With ``traps``.
+    projections : ndarray of float64, optional
+        Random projections of the weights, read-only (``projections``).
     """
 
     spec: MatrixSpec
@@ -72,13 +74,14 @@ class LayerAnalysis:
     twin_evals: NDArray[np.float64] | None = field(default=None, repr=False)
     noise: NoiseTest | None = None
     traps: LayerTraps | None = None
+    projections: NDArray[np.float64] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("metrics", "reasons"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
-        for evals in (self.distinct_evals, self.twin_evals):
-            if evals is not None:
-                evals.flags.writeable = False
+        for array in (self.distinct_evals, self.twin_evals, self.projections):
+            if array is not None:
+                array.flags.writeable = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A read-only view of a dict cannot be sent to another process; its contents can.

@@ -54,6 +54,8 @@ class AnalysisOptions:
         Test whether the matrix can be told from noise (Tracy-Widom).
     traps : bool
         Test for correlation traps (Tracy-Widom on the permuted matrix).
+    projections : bool
+        Keep a few random projections of the weights, for :func:`spectral.projections.relative_change`.
     farms : bool
         Also compute ``alpha_farms``, the Hill exponent over windows of fixed aspect ratio.
     bootstrap : int
@@ -102,6 +104,7 @@ class AnalysisOptions:
     vectors: bool = False
     noise_test: bool = False
     traps: bool = False
+    projections: bool = False
     farms: bool = False
     bootstrap: int = 0
     goodness_of_fit: int = 0
@@ -171,6 +174,7 @@ _FLAGS = (
     "vectors",
     "noise_test",
     "traps",
+    "projections",
     "farms",
     "compare_tails",
 )

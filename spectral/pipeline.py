@@ -17,20 +17,20 @@ from spectral.layer_analysis import LayerAnalysis
 from spectral.loaders.protocol import FactoredSource
 from spectral.lora import product_spectrum
 from spectral.metrics import power_law_metrics, spectrum_metrics
-from spectral.spectrum import SpectrumFailure
+from spectral.projections import project
+from spectral.spectrum import Spectrum, SpectrumFailure, compute_spectrum
 from spectral.tail_fit import fit_tail
 from spectral.truncated_power_law import TruncatedPowerLawFit
 from spectral.weights import load_matrix
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Container, Mapping
 
     from numpy.typing import NDArray
 
     from spectral.forms import FormOptions
     from spectral.loaders.protocol import TensorSource
     from spectral.options import AnalysisOptions
-    from spectral.spectrum import Spectrum
     from spectral.tail_fit import TailFit
     from spectral.traps import LayerTraps
     from spectral.weights import MatrixSpec, WeightMatrix
@@ -43,6 +43,8 @@ class MatrixTask:
     source: TensorSource = field(repr=False)
     spec: MatrixSpec
     options: AnalysisOptions
+    by_svd: bool = False
+    """By a full singular value decomposition, not by the Gram matrix: slower, and exact for small singular values."""
 
 
 def analyze_matrix(task: MatrixTask) -> LayerAnalysis:
@@ -52,7 +54,41 @@ def analyze_matrix(task: MatrixTask) -> LayerAnalysis:
     """
     with single_threaded_blas():
         stored = load_matrix(task.source, task.spec)
-        return _analyze(stored, _spectrum_of_factors(task), task.options)
+        return _analyze(stored, _given_spectrum(task, stored), task.options, content_hash(stored))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownMatrix:
+    """A matrix whose content is known already, so that nothing was computed.
+
+    Attributes
+    ----------
+    spec : MatrixSpec
+        Name, type and shape.
+    content_hash : str
+        As in :class:`LayerAnalysis`.
+    """
+
+    spec: MatrixSpec
+    content_hash: str
+
+
+def analyze_unless_known(task: MatrixTask, known: Container[str]) -> LayerAnalysis | KnownMatrix:
+    """Load one matrix and analyse it, unless the hash of its content is among the known ones."""
+    with single_threaded_blas():
+        stored = load_matrix(task.source, task.spec)
+        digest = content_hash(stored)
+        if digest in known:
+            return KnownMatrix(spec=stored.spec, content_hash=digest)
+        return _analyze(stored, _given_spectrum(task, stored), task.options, digest)
+
+
+def _given_spectrum(task: MatrixTask, stored: WeightMatrix) -> Spectrum | None:
+    """Return the spectrum where it comes by another way than that of every matrix."""
+    if task.by_svd:
+        spectrum = compute_spectrum(stored, by_svd=True)
+        return spectrum if isinstance(spectrum, Spectrum) else None
+    return _spectrum_of_factors(task)
 
 
 def _spectrum_of_factors(task: MatrixTask) -> Spectrum | None:
@@ -63,7 +99,7 @@ def _spectrum_of_factors(task: MatrixTask) -> Spectrum | None:
     return None if factors is None else product_spectrum(task.spec, *factors)
 
 
-def _analyze(stored: WeightMatrix, of_factors: Spectrum | None, options: AnalysisOptions) -> LayerAnalysis:
+def _analyze(stored: WeightMatrix, of_factors: Spectrum | None, options: AnalysisOptions, digest: str) -> LayerAnalysis:
     matrix = form_matrix(stored, options.forms)
     # The trap test needs the weights only, not their spectrum: with one large matrix it has a core for itself.
     with aside(partial(_find_traps, matrix, options), cost=_multiplications(matrix) if options.traps else 0.0) as traps:
@@ -79,10 +115,12 @@ def _analyze(stored: WeightMatrix, of_factors: Spectrum | None, options: Analysi
         if evals is not spectrum.evals:
             found.records["distinct_evals"] = evals
             tail = _with_copies(tail, len(spectrum.evals))
+        if options.projections:
+            found.records["projections"] = project(stored.slices, stored.spec.scale)
         _measure(_Layer(matrix=matrix, options=options, spectrum=spectrum, evals=evals, tail=tail, traps=traps), found)
     return LayerAnalysis(
         spec=stored.spec,
-        content_hash=_content_hash(stored),
+        content_hash=digest,
         spectrum=spectrum,
         fit=tail if isinstance(tail, FitFailure) else tail.fit,
         is_constant=_is_constant(stored.values),
@@ -271,7 +309,8 @@ _ANALYSES: dict[str, Callable[[_Layer, _Found], None]] = {
 """Option -> what it asks for, in the order of the columns."""
 
 
-def _content_hash(matrix: WeightMatrix) -> str:
+def content_hash(matrix: WeightMatrix) -> str:
+    """Return the SHA-256 over dtype, shape and bytes of a matrix."""
     values = matrix.values
     digest = hashlib.sha256(f"{matrix.spec.dtype}:{','.join(map(str, values.shape))}:".encode())
     digest.update(values.reshape(-1).view("u1").data)

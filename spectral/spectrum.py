@@ -117,7 +117,9 @@ class SpectrumFailure:
     detail: str
 
 
-def compute_spectrum(matrix: WeightMatrix, *, resolve_small: bool = False) -> Spectrum | SpectrumFailure:
+def compute_spectrum(
+    matrix: WeightMatrix, *, resolve_small: bool = False, by_svd: bool = False
+) -> Spectrum | SpectrumFailure:
     """Compute the eigenvalues of X = WᵀW, pooled over slices.
 
     Parameters
@@ -126,6 +128,8 @@ def compute_spectrum(matrix: WeightMatrix, *, resolve_small: bool = False) -> Sp
         Values in any float type; they are not written to.
     resolve_small : bool
         Hold GRAM_FLOOR at any size, for whoever needs the smallest eigenvalues (1/λ).
+    by_svd : bool
+        Take a full singular value decomposition in float64 whatever the Gram matrix could resolve.
 
     Returns
     -------
@@ -146,7 +150,7 @@ def compute_spectrum(matrix: WeightMatrix, *, resolve_small: bool = False) -> Sp
     if energy == 0.0 and not np.any(matrix.slices):
         return SpectrumFailure(kind="all_zero", detail=f"all {matrix.slices.size} values are zero")
     try:
-        singular, method = _slice_singular_values(grams, matrix.slices, resolve_small=resolve_small)
+        singular, method = _slice_singular_values(grams, matrix.slices, resolve_small=resolve_small, by_svd=by_svd)
     except np.linalg.LinAlgError as error:
         return SpectrumFailure(kind="no_convergence", detail=f"LAPACK found no spectrum: {error}")
     singular *= spec.scale
@@ -171,9 +175,11 @@ def compute_spectrum(matrix: WeightMatrix, *, resolve_small: bool = False) -> Sp
 
 
 def _slice_singular_values(
-    grams: NDArray[np.float64], slices: NDArray[Any], *, resolve_small: bool
+    grams: NDArray[np.float64], slices: NDArray[Any], *, resolve_small: bool, by_svd: bool
 ) -> tuple[NDArray[np.float64], Literal["gram", "svd"]]:
     """Return the singular values of each slice, ascending, from the Gram matrices where these resolve them."""
+    if by_svd:
+        return np.stack([_singular_values(block) for block in slices]), "svd"
     evals = np.stack([symmetric_eigenvalues(gram, overwrite=True) for gram in grams])
     n_evals = evals.shape[1]
     floor = GRAM_FLOOR if resolve_small or n_evals <= MAX_EXACT_M else NOISE_FLOOR * n_evals * _EPS

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from spectral.errors import OptionError
 from spectral.execution import by_layer_name, run_all, single_threaded_blas
 from spectral.forms import form_matrix
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from spectral.execution import Progress
     from spectral.loaders.protocol import TensorSource
     from spectral.options import AnalysisOptions
+    from spectral.pipeline import MatrixTask
     from spectral.spectrum import SpectrumFailure
     from spectral.trap_details import Trap
     from spectral.weights import MatrixSpec
@@ -85,6 +88,21 @@ def describe_traps(
         progress=by_layer_name(progress),
     )
     return dict(zip(tasks, found, strict=True))
+
+
+def describe_layer_traps(task: MatrixTask, level: float) -> tuple[Trap, ...]:
+    """Describe the traps of one layer.
+
+    Parameters
+    ----------
+    task : MatrixTask
+        The layer, and the options under which its traps were found.
+    level : float
+        Level of significance for the whole layer, in (0, 1).
+    """
+    matrix = form_matrix(load_matrix(task.source, task.spec), task.options.forms)
+    slices = tuple(place for place, block in enumerate(matrix.slices) if np.any(block))
+    return _describe(_TrapTask(source=task.source, spec=task.spec, options=task.options, slices=slices, level=level))
 
 
 def _tested_slices(spectrum: Spectrum | SpectrumFailure) -> tuple[int, ...]:

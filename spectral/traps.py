@@ -108,6 +108,11 @@ class TrapTest:
     detectability_limit: float
     is_calibrated: bool
 
+    @property
+    def p_values(self) -> tuple[float, ...]:
+        """Every p-value that a count of traps depends on."""
+        return (self.p_value, self.bulk_p_value, *self.element_p_values, *self.eigenvalue_p_values)
+
     def n_traps(self, level: float) -> int:
         """Count the eigenvalues that are traps at a level of significance; 0 where the test itself passes.
 
@@ -151,6 +156,21 @@ class LayerTraps:
             raise ValueError(f"level must lie in (0, 1), got {level!r}")
         per_slice = level_of_each(level, len(self.slices))
         return sum(test.n_traps(per_slice) for test in self.slices)
+
+    def levels(self, highest: float) -> tuple[float, ...]:
+        """Return the levels, up to the highest, from which on there is one trap more: ascending, one per trap.
+
+        Counting those at or below a level gives :meth:`n_traps` at it.
+        """
+        steps = sorted({any_of(p_value, len(self.slices)) for test in self.slices for p_value in test.p_values})
+        found: list[float] = []
+        for step in steps:
+            # Going through any_of and back may lose the last digit: an ulp of the level is no news.
+            level = min(max(step * (1.0 + 1e-12), 1e-300), highest)
+            found += [step] * (self.n_traps(level) - len(found))
+            if level >= highest:
+                break
+        return tuple(found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_WORST_FIRST = ("error", "fail", "warn", "inconclusive", "skipped", "pass")
+_WORST_FIRST = ("error", "fail", "warn", "inconclusive", "waived", "skipped", "pass")
 
 
 def findings_of(model: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -6,9 +6,10 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from pytest_weightwatcher.baseline import BaselineEntry, entry_of, options_payload, read_entry
+from pytest_weightwatcher.baseline import options_payload
 from pytest_weightwatcher.checks import INTEGRITY
 from pytest_weightwatcher.gate import layer_checks, model_checks
+from pytest_weightwatcher.policy import is_covered
 from pytest_weightwatcher.verdict import SEVERITY_ORDER, Judgement, Verdict
 from spectral import __version__
 from spectral.metrics import summarise
@@ -16,8 +17,7 @@ from spectral.metrics import summarise
 if TYPE_CHECKING:
     from pytest_weightwatcher.gate import Check
     from pytest_weightwatcher.planning import CheckedModel
-    from pytest_weightwatcher.settings import GateOptions
-    from spectral.analysis import LayerAnalysis
+    from pytest_weightwatcher.records import LayerRecord
     from spectral.weights import MatrixSpec
 
 RESULT_FORMAT = 1
@@ -50,24 +50,25 @@ class ResultBuilder:
                 "value": _number(judgement.value),
                 "limit": {name: _number(value) for name, value in judgement.limit.items()} if judgement.limit else None,
                 "baseline": _number(judgement.baseline),
-                "detail": judgement.detail,
+                "detail": judgement.text,
+                "resolution": judgement.resolution or None,
                 "meaning": judgement.meaning if judgement.is_finding else None,
                 "action": judgement.action if judgement.is_finding else None,
                 "line": check.line,
             },
         }
 
-    def layer_payload(self, layer: LayerAnalysis, *, with_entry: bool) -> dict[str, Any]:
-        """Return the record of one layer, as plain data; with its baseline entry where one is recorded."""
-        entry = entry_of(layer) if with_entry else None
+    def layer_payload(
+        self, record: LayerRecord, spec: MatrixSpec, *, is_reused: bool, baseline_name: str | None
+    ) -> dict[str, Any]:
+        """Return what a report says of one layer, as plain data."""
         return {
-            "layer": {
-                **_spec_payload(layer.spec),
-                "hash": layer.content_hash,
-                "metrics": {name: _number(value) for name, value in layer.metrics.items()},
-                "reason": layer.reason,
-            },
-            "entry": entry.as_payload() if entry is not None else None,
+            **_spec_payload(spec),
+            "hash": record.content_hash,
+            "reused": is_reused,
+            "baseline_name": baseline_name,
+            "metrics": {name: _number(value) for name, value in record.metrics.items()},
+            "reason": record.reason,
         }
 
     def receive(self, payload: dict[str, Any]) -> None:
@@ -78,12 +79,12 @@ class ResultBuilder:
         if record is not None:
             self._layers[payload["model"], record["layer"]["name"]] = record
 
-    def entries_of(self, model: CheckedModel) -> dict[str, BaselineEntry]:
-        """Return the baseline entries that the items of a model reported."""
+    def recorded_of(self, model: CheckedModel) -> dict[str, dict[str, Any]]:
+        """Return what the items of a model reported for its baseline."""
         return {
-            name: read_entry(model.path, name, record["entry"])
+            name: record["recorded"]
             for (path, name), record in self._layers.items()
-            if path == str(model.path) and record["entry"] is not None
+            if path == str(model.path) and record["recorded"] is not None
         }
 
     def unsound_layers(self, model: CheckedModel) -> list[str]:
@@ -110,7 +111,7 @@ class ResultBuilder:
         """Number of checks that reported."""
         return len(self._checks)
 
-    def build(self, options: GateOptions) -> dict[str, Any]:
+    def build(self, *, fail_on: str, seed: int | None) -> dict[str, Any]:
         """Return the result: format, tool, outcome, counts, options and models with layers and checks."""
         counts = Counter(payload["check"]["verdict"] for payload in self._checks.values())
         counts[str(Verdict.ERROR)] += len(self._lost)
@@ -119,7 +120,7 @@ class ResultBuilder:
             "tool": tool_payload(),
             "outcome": _outcome(counts),
             "counts": {str(verdict): counts.get(str(verdict), 0) for verdict in SEVERITY_ORDER},
-            "options": {"fail_on": options.fail_on},
+            "options": {"fail_on": fail_on, "seed": seed},
             "n_planned": sum(self._n_planned(model) for model in self._models.values()),
             "n_reported": len(self._checks),
             "lost": sorted(self._lost),
@@ -146,6 +147,11 @@ class ResultBuilder:
         return {
             "path": _shown_path(model),
             "baseline": model.baseline.path.name if model.baseline is not None else None,
+            "profile": model.profile.name if model.baseline is not None else None,
+            "question": model.profile.question if model.baseline is not None else None,
+            "n_reused": sum(layer["reused"] for layer in layers),
+            "notes": list(model.notes),
+            "waivers": self._waivers_payload(path, model),
             "coverage": description.coverage,
             "options": options_payload(description.options),
             "summary": summarise(
@@ -158,6 +164,25 @@ class ResultBuilder:
             ],
             "checks": [payload["check"] for payload in reports],
         }
+
+    def _waivers_payload(self, path: str, model: CheckedModel) -> list[dict[str, Any]]:
+        """Return every waiver, with the checks it was used for."""
+        waived = [
+            payload["check"]
+            for payload in self._checks.values()
+            if payload["model"] == path and payload["check"]["verdict"] == str(Verdict.WAIVED)
+        ]
+        return [
+            {
+                "match": waiver.match,
+                "check": waiver.check,
+                "reason": waiver.reason,
+                "owner": waiver.owner,
+                "expires": waiver.expires.isoformat(),
+                "n_used": sum(is_covered(waiver, check["check"], check["layer"]) for check in waived),
+            }
+            for waiver in model.config.waivers
+        ]
 
 
 def tool_payload() -> dict[str, str]:

@@ -47,7 +47,7 @@ def header_line(gate: GateSession) -> str:
     n_matrices = sum(len(model.description.matrices) for model in models)
     return (
         f"ww: {len(models)} model{'s' if len(models) != 1 else ''}, {n_matrices} matrices; {config}; "
-        f"baseline: {', '.join(sorted(map(escape_name, baselines))) or 'none'}; fail on: {gate.options.fail_on}"
+        f"baseline: {', '.join(sorted(map(escape_name, baselines))) or 'none'}; fail on: {gate.main_fail_on}"
     )
 
 
@@ -64,8 +64,8 @@ def write_summary(reporter: pytest.TerminalReporter, gate: GateSession, result: 
         reporter.write_line(f"only {result['n_reported']} of {result['n_planned']} checks ran")
     for node_id in result["lost"]:
         reporter.write_line(f"ERROR {node_id}: ended without a verdict", red=True)
-    for kind, path in gate.written:
-        reporter.write_line(f"{kind}: {path}")
+    for kind, path, text in gate.written:
+        reporter.write_line(f"{kind}: {path}{f' ({text})' if text else ''}")
     for problem in gate.problems:
         reporter.write_line(f"problem: {problem}", red=True)
 

@@ -1,0 +1,230 @@
+"""Which layer of a baseline is which layer of a model, where names were changed.
+
+Equal names of equal shapes belong together, whatever is in them: two layers that changed places must be found out. What
+is left over is matched by content: the same bytes, then the same weights but for a small change, then names changed in
+the way of those found so far, then the same spectrum.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spectral.paired import sketch_counts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from pytest_weightwatcher.records import LayerRecord
+
+SAME_WEIGHTS = 0.7
+"""Weights that lie nearer than this, relative to their norm, are a changed copy: unrelated ones lie √2 apart."""
+
+SAME_SPECTRUM = 0.03
+"""Spectra displaced by less than this may be those of one layer,"""
+
+CLEARLY = 3.0
+"""where every other layer of the shape is displaced by more than so many times as much."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerSets:
+    """Which layers two models share.
+
+    Attributes
+    ----------
+    added, removed, reshaped : tuple of str
+        Layer names, in the order of the model (of the baseline for removed).
+    renamed : mapping of str to str
+        Name in the model -> name in the baseline.
+    n_shared : int
+        Layers that are compared.
+    """
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    reshaped: tuple[str, ...]
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    n_shared: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unpaired:
+    """Layers that names do not pair, of shapes that both sides have.
+
+    Attributes
+    ----------
+    new, old : tuple of str
+        In the model, and in the baseline.
+    """
+
+    new: tuple[str, ...]
+    old: tuple[str, ...]
+
+
+def unpaired_layers(shapes: Mapping[str, tuple[int, ...]], baseline: Mapping[str, tuple[int, ...]]) -> Unpaired:
+    """Return the layers that may have been renamed, from names and shapes alone."""
+    new = [name for name, shape in shapes.items() if baseline.get(name) != shape]
+    old = [name for name, shape in baseline.items() if shapes.get(name) != shape]
+    new_shapes, old_shapes = {shapes[name] for name in new}, {baseline[name] for name in old}
+    return Unpaired(
+        new=tuple(name for name in new if shapes[name] in old_shapes),
+        old=tuple(name for name in old if baseline[name] in new_shapes),
+    )
+
+
+def layer_sets(
+    shapes: Mapping[str, tuple[int, ...]], baseline: Mapping[str, tuple[int, ...]], renamed: Mapping[str, str]
+) -> LayerSets:
+    """Compare the layers of a model with those of its baseline.
+
+    Parameters
+    ----------
+    shapes, baseline : mapping of str to tuple of int
+        Layer name -> shape.
+    renamed : mapping of str to str
+        Name in the model -> name in the baseline.
+    """
+    taken = set(renamed.values())
+    return LayerSets(
+        added=tuple(name for name in shapes if name not in baseline and name not in renamed),
+        removed=tuple(name for name in baseline if name not in shapes and name not in taken),
+        reshaped=tuple(
+            name
+            for name, shape in shapes.items()
+            if name in baseline and baseline[name] != shape and name not in renamed and name not in taken
+        ),
+        renamed=renamed,
+        n_shared=sum(baseline.get(name) == shape for name, shape in shapes.items()) + len(renamed),
+    )
+
+
+def match_renamed(new: Sequence[LayerRecord], old: Mapping[str, LayerRecord]) -> dict[str, str]:
+    """Find for layers of a model those of its baseline that they are under another name.
+
+    Parameters
+    ----------
+    new : sequence of LayerRecord
+        Layers of the model without a partner of their name, in the order of the model.
+    old : mapping of str to LayerRecord
+        Those of the baseline, by their names there.
+
+    Returns
+    -------
+    dict
+        Name in the model -> name in the baseline, each at most once.
+    """
+    pairs: dict[str, str] = {}
+    left_new = {record.name: record for record in new if not record.is_without_spectrum}
+    left_old = {name: record for name, record in old.items() if not record.is_without_spectrum}
+
+    def take(found: Iterable[tuple[str, str]]) -> None:
+        for name, partner in found:
+            if name in left_new and partner in left_old:
+                pairs[name] = partner
+                del left_new[name], left_old[partner]
+
+    take(_by_content(left_new, left_old))
+    take(_by_distance(left_new, left_old, _weight_changes, SAME_WEIGHTS))
+    damaged = {record.name: record.shape for record in new if record.name not in pairs}
+    left_shapes = {name: record.shape for name, record in old.items() if name not in pairs.values()}
+    for name, partner in _by_name(damaged, left_shapes, pairs):
+        pairs[name] = partner
+        left_new.pop(name, None)
+        left_old.pop(partner, None)
+    take(_by_distance(left_new, left_old, _displacements, SAME_SPECTRUM, clearly=CLEARLY))
+    return {record.name: pairs[record.name] for record in new if record.name in pairs}
+
+
+def _by_content(new: Mapping[str, LayerRecord], old: Mapping[str, LayerRecord]) -> list[tuple[str, str]]:
+    partners: defaultdict[str, list[str]] = defaultdict(list)
+    for name, record in old.items():
+        partners[record.content_hash].append(name)
+    return [
+        (name, partners[record.content_hash].pop(0)) for name, record in new.items() if partners[record.content_hash]
+    ]
+
+
+def _by_distance(
+    new: Mapping[str, LayerRecord],
+    old: Mapping[str, LayerRecord],
+    distances: _Distances,
+    largest: float,
+    *,
+    clearly: float | None = None,
+) -> list[tuple[str, str]]:
+    """Return the pairs of least total distance among layers of one shape, each within the largest."""
+    from scipy.optimize import linear_sum_assignment
+
+    found: list[tuple[str, str]] = []
+    for shape in dict.fromkeys(record.shape for record in new.values()):
+        ours = [record for record in new.values() if record.shape == shape]
+        theirs = [(name, record) for name, record in old.items() if record.shape == shape]
+        theirs = [(name, record) for name, record in theirs if record.n_evals == ours[0].n_evals]
+        if not theirs:
+            continue
+        table = distances(ours, [record for _, record in theirs])
+        for row, column in zip(*linear_sum_assignment(table), strict=True):
+            distance = table[row, column]
+            others = np.concatenate([np.delete(table[row], column), np.delete(table[:, column], row)])
+            is_clear = clearly is None or not len(others) or bool(np.min(others) > clearly * distance)
+            if distance <= largest and is_clear:
+                found.append((ours[row].name, theirs[column][0]))
+    return found
+
+
+def _weight_changes(new: Sequence[LayerRecord], old: Sequence[LayerRecord]) -> NDArray[np.float64]:
+    if not all(record.projections for record in (*new, *old)):
+        return np.full((len(new), len(old)), np.inf)
+    ours, theirs = (np.array([record.projections for record in side]) for side in (new, old))
+    norms = np.array([record.norm for record in old])
+    squares = np.mean((ours[:, None, :] - theirs[None, :, :]) ** 2, axis=2)
+    changes: NDArray[np.float64] = np.sqrt(squares / norms)
+    return changes
+
+
+def _displacements(new: Sequence[LayerRecord], old: Sequence[LayerRecord]) -> NDArray[np.float64]:
+    ours, theirs = (np.array([record.sketch for record in side]) for side in (new, old))
+    counts, norms = sketch_counts(old[0].n_evals), np.array([record.norm for record in old])
+    squares = np.sum(counts * (ours[:, None, :] - theirs[None, :, :]) ** 2, axis=2)
+    displaced: NDArray[np.float64] = np.sqrt(squares / norms)
+    return displaced
+
+
+def _by_name(
+    new: Mapping[str, tuple[int, ...]], old: Mapping[str, tuple[int, ...]], pairs: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    """Return pairs whose names differ as most of those found do: a damaged layer under a new name is still itself."""
+    changes = Counter(_changed_beginning(name, partner) for name, partner in pairs.items())
+    found: dict[str, str] = {}
+    for (now, before), _ in changes.most_common():
+        for name, shape in new.items():
+            partner = f"{before}{name[len(now) :]}"
+            is_free = name not in found and partner not in found.values()
+            if is_free and name.startswith(now) and old.get(partner) == shape:
+                found[name] = partner
+    return list(found.items())
+
+
+def _changed_beginning(name: str, partner: str) -> tuple[str, str]:
+    """Return what two names begin with before the part, from a dot on, that they share at their end."""
+    n_shared = 0
+    while n_shared < min(len(name), len(partner)) and name[-1 - n_shared] == partner[-1 - n_shared]:
+        n_shared += 1
+    now, before = name[: len(name) - n_shared], partner[: len(partner) - n_shared]
+    # Only whole parts of a name: encoder.1 and decoder.1 share ".1", not "coder.1".
+    while n_shared and now and before and not (now.endswith(".") and before.endswith(".")):
+        n_shared -= 1
+        now, before = name[: len(name) - n_shared], partner[: len(partner) - n_shared]
+    return now, before
+
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    _Distances = Callable[[Sequence[LayerRecord], Sequence[LayerRecord]], NDArray[np.float64]]

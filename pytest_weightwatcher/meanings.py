@@ -1,0 +1,166 @@
+"""What a finding usually means, and what to do about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from pytest_weightwatcher.checks import (
+    ALPHA,
+    BASELINE_LAYERS,
+    CORRELATION_TRAPS,
+    COVERAGE,
+    DRIFT,
+    INTEGRITY,
+    INTRUDERS,
+    NOISE,
+    OVERLAP,
+    REGRESSION,
+    SPECTRUM,
+    WAIVERS,
+    WEIGHTS,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meaning:
+    """What a value below or above its limit usually means, and what to do about it."""
+
+    below: str
+    above: str
+    action: str
+
+
+_COMPARE_STEP = (
+    "Compare with the step that changed this layer (fine-tune, quantisation, merge). If the new checkpoint is right, "
+    "record it with --ww-update-baseline."
+)
+
+_DEFAULT = Meaning(
+    below="The value is below what ww.yaml accepts for this layer.",
+    above="The value is above what ww.yaml accepts for this layer.",
+    action="Compare the layer with the last good checkpoint, or move the limit in ww.yaml if the value is right.",
+)
+
+_DEFAULT_REGRESSION = Meaning(
+    below="The value has fallen further from the baseline than this gate accepts.",
+    above="The value has risen further from the baseline than this gate accepts.",
+    action=_COMPARE_STEP,
+)
+
+_TRAPS = Meaning(
+    below="",
+    above="A few weights are far larger than the others make likely, or all share an offset: often a write or a merge "
+    "that went wrong, a learning rate far too large, or an outlier that quantisation will suffer from.",
+    action="Look at the weights named above (ww-gate analyze MODEL --traps lists all that carry it); "
+    "spectral.remove_traps(model) clips them. If they are meant to be so, record a baseline or waive it.",
+)
+
+_MEANINGS: Mapping[str, Meaning] = MappingProxyType(
+    {
+        ALPHA: Meaning(
+            below="A low alpha means that a few directions dominate; below 2 the layer is usually over-fitted or "
+            "collapsed, or its learning rate was far too large.",
+            above="A high alpha means a flat spectrum; above 6 the layer has usually learned little and still looks "
+            "like its random start, or is far larger than its task needs.",
+            action="Look at the layer's training (learning rate, frozen or not). If it is known to be so, widen the "
+            "limit for it under overrides in ww.yaml.",
+        ),
+        COVERAGE: Meaning(
+            below="Part of the parameters was not analysed, so the gate says nothing about them.",
+            above="",
+            action="See the list of tensors that were not analysed, with reasons, in the report.",
+        ),
+        "stable_rank": Meaning(
+            below="Few directions carry the layer: it may have collapsed or lost rank.",
+            above="The spectrum is flatter than expected: structure may have been lost.",
+            action=_DEFAULT.action,
+        ),
+        INTEGRITY: Meaning(
+            below="The weights themselves are damaged: training diverged, or the file was written wrongly.",
+            above="",
+            action="Do not ship this checkpoint; go back to the last one that passes.",
+        ),
+        CORRELATION_TRAPS: _TRAPS,
+        REGRESSION + CORRELATION_TRAPS: _TRAPS,
+        NOISE: Meaning(
+            below="",
+            above="The layer cannot be told from random numbers: it was never trained, was initialised anew, or what it "
+            "had learned is gone.",
+            action="Check that the right tensor was loaded and that the layer takes part in training; exclude it where "
+            "it is random on purpose.",
+        ),
+        REGRESSION + NOISE: Meaning(
+            below="",
+            above="The layer could be told from random numbers in the baseline and no longer can: it was initialised "
+            "anew, or what it had learned is gone.",
+            action=_COMPARE_STEP,
+        ),
+        BASELINE_LAYERS: Meaning(
+            below="Layers of the baseline are missing or have another shape: this is another architecture.",
+            above="Some layers are in only one of model and baseline, so nothing is known of how they changed.",
+            action="If the change is meant, record a new baseline with --ww-update-baseline.",
+        ),
+        REGRESSION + ALPHA: Meaning(
+            below="The same tail has become heavier than the baseline's: fewer directions carry more of the layer.",
+            above="The same tail has become lighter than the baseline's: learned structure was lost.",
+            action=_COMPARE_STEP,
+        ),
+        REGRESSION + SPECTRUM: Meaning(
+            below="",
+            above="The singular values moved far beyond rounding: re-initialised, pruned, quantised too coarsely, "
+            "or a few weights out of place.",
+            action=f"{_COMPARE_STEP} Where the weights were meant to be trained on, choose the profile finetune.",
+        ),
+        REGRESSION + WEIGHTS: Meaning(
+            below="",
+            above="The weights are not those of the baseline within rounding: another layer, weights drawn anew, pruned or "
+            "quantised too coarsely, or trained on.",
+            action=f"{_COMPARE_STEP} Where the weights were meant to be trained on, choose the profile finetune.",
+        ),
+        REGRESSION + DRIFT: Meaning(
+            below="",
+            above="The layer turned far from the baseline and its spectrum became flatter: it memorises rather than "
+            "learns (wrong or random labels, far too large a learning rate, too many epochs).",
+            action=f"{_COMPARE_STEP} Check the labels and the learning rate of this run first.",
+        ),
+        REGRESSION + "effective_rank": Meaning(
+            below="Fewer directions carry the layer than before: rank was removed, or the layer has collapsed.",
+            above="The spectrum has become flatter: noise was added to it (coarse quantisation, pruning, wrong labels, "
+            "too large a learning rate).",
+            action=_COMPARE_STEP,
+        ),
+        REGRESSION + "stable_rank": Meaning(
+            below="Fewer directions dominate the layer than before.",
+            above="The largest directions have lost their weight against the others.",
+            action=_COMPARE_STEP,
+        ),
+        REGRESSION + OVERLAP: Meaning(
+            below="The leading directions of the layer have turned away from those of the baseline.",
+            above="",
+            action=_COMPARE_STEP,
+        ),
+        REGRESSION + INTRUDERS: Meaning(
+            below="",
+            above="Leading directions resemble none of the baseline's: typical of a LoRA of low rank or a high learning "
+            "rate; such models forget more (arXiv 2410.21228).",
+            action="Lower the learning rate or raise the rank of the adapter, or accept it with a waiver.",
+        ),
+        WAIVERS: Meaning(
+            below="A waiver has expired: what it covered counts again.",
+            above="A waiver covers nothing, or has expired.",
+            action="Renew it with a new date if its reason still holds, or take it out of ww.yaml.",
+        ),
+    }
+)
+
+
+def meaning_of(check: str) -> Meaning:
+    """Return what findings of a check usually mean."""
+    if check in _MEANINGS:
+        return _MEANINGS[check]
+    return _DEFAULT_REGRESSION if REGRESSION in check else _DEFAULT

@@ -1,0 +1,97 @@
+"""The two questions a gate can ask of a new checkpoint, as default limits against the baseline.
+
+``compression``: are the weights the same, but for rounding? ``finetune``: the weights may move; has any layer's health
+become worse? docs/baselines.md has the measurements behind the numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from pytest_weightwatcher.checks import (
+    ALPHA,
+    CORRELATION_TRAPS,
+    DRIFT,
+    INTRUDERS,
+    NOISE,
+    SPECTRUM,
+    WEIGHTS,
+    RegressionRule,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """Default limits against the baseline.
+
+    Attributes
+    ----------
+    name : str
+        ``compression`` or ``finetune``.
+    question : str
+        What it asks, for reports.
+    layer_rules, model_rules : mapping of str to RegressionRule
+        Quantity -> rule, of each layer and of the model as a whole.
+    """
+
+    name: str
+    question: str
+    layer_rules: Mapping[str, RegressionRule]
+    model_rules: Mapping[str, RegressionRule]
+
+
+MODEL_QUANTITIES = (SPECTRUM, WEIGHTS, "effective_rank", "stable_rank", "norm", "spectral_norm")
+"""What can be compared of a model as a whole; metrics as the mean of the logarithm of new over old."""
+
+
+def _table(*rules: RegressionRule) -> Mapping[str, RegressionRule]:
+    return MappingProxyType({rule.quantity: rule for rule in rules})
+
+
+_ALPHA = RegressionRule(quantity=ALPHA, increase=0.5, decrease=0.5, sigmas=3.0)
+_TRAPS = RegressionRule(quantity=CORRELATION_TRAPS, increase=0.0)
+_NOISE = RegressionRule(quantity=NOISE)
+
+PROFILES: Mapping[str, Profile] = MappingProxyType(
+    {
+        "compression": Profile(
+            name="compression",
+            question="are the weights the same, but for rounding?",
+            layer_rules=_table(
+                _ALPHA,
+                RegressionRule(quantity=SPECTRUM, increase=0.03, sigmas=3.0),
+                RegressionRule(quantity=WEIGHTS, increase=0.2, sigmas=3.0, warn_at=0.5),
+                RegressionRule(quantity="effective_rank", relative_increase=0.25, relative_decrease=0.1, sigmas=3.0),
+                _TRAPS,
+                _NOISE,
+            ),
+            model_rules=_table(),
+        ),
+        "finetune": Profile(
+            name="finetune",
+            question="has any layer's health become worse?",
+            layer_rules=_table(
+                _ALPHA,
+                RegressionRule(quantity=DRIFT, increase=0.36, sigmas=3.0),
+                RegressionRule(quantity=SPECTRUM, increase=0.55, sigmas=3.0),
+                RegressionRule(quantity="effective_rank", relative_increase=0.92, relative_decrease=0.48, sigmas=3.0),
+                RegressionRule(quantity="stable_rank", relative_increase=1.23, relative_decrease=0.55, sigmas=3.0),
+                RegressionRule(quantity="norm", relative_decrease=0.63, sigmas=3.0),
+                RegressionRule(quantity="matrix_rank", decrease=0.0, relative_decrease=0.01),
+                RegressionRule(quantity="n_dead_rows", increase=0.0),
+                _TRAPS,
+                _NOISE,
+                RegressionRule(quantity=INTRUDERS, increase=0.0, severity="warn"),
+            ),
+            model_rules=_table(),
+        ),
+    }
+)
+
+DEFAULT_PROFILE = "compression"
+"""The strict one: a run for which nobody chose must not pass what it was not asked to look at."""

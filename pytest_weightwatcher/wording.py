@@ -1,0 +1,169 @@
+"""How numbers and limits are put into sentences."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_weightwatcher.checks import (
+    ALPHA,
+    CORRELATION_TRAPS,
+    DRIFT,
+    INTRUDERS,
+    NOISE,
+    OVERLAP,
+    SPECTRUM,
+    WEIGHTS,
+    RegressionRule,
+    Rule,
+)
+from spectral.projections import RELATIVE_ERROR
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pytest_weightwatcher.comparison import Change
+    from pytest_weightwatcher.records import LayerRecord
+    from spectral.trap_details import Trap
+
+_MAX_NAMED = 5
+_MIN_SHARE = 0.1
+
+
+def describe_change(rule: RegressionRule, change: Change, down: float | None, up: float | None) -> str:
+    """Return what changed, by how much, and how much is accepted."""
+    value, reference, difference = change.value, change.reference, change.difference
+    if rule.quantity == SPECTRUM:
+        return (
+            f"the singular values moved by {format_share(value)} of their norm; up to {format_share(up)} is accepted, "
+            "rounding to bf16 or int8 moves them by a few tenths of a percent at most"
+        )
+    if rule.quantity == WEIGHTS:
+        return (
+            f"the weights moved by {format_share(value)} of their norm; up to {format_share(up)} is accepted, rounding "
+            "to bf16 moves them by 0.2%, int8 per row by 1% to 4%"
+        )
+    if rule.quantity == DRIFT:
+        return (
+            f"the layer turned and its spectrum spread by {value:.3g} together (sine of the angle to the baseline, plus "
+            f"4 times the logarithm of the growth of the effective rank); up to {(up or 0.0):.3g} is accepted"
+        )
+    if rule.quantity == CORRELATION_TRAPS:
+        return (
+            f"{value:.0f} correlation trap{'s' if value != 1 else ''} now, {reference:.0f} in the baseline; "
+            f"{(up or 0.0):.0f} new accepted"
+        )
+    if rule.quantity == INTRUDERS:
+        return f"{value:.0f} of the leading directions resemble none of the baseline's; {(up or 0.0):.0f} accepted"
+    if rule.quantity == OVERLAP:
+        floor = "any" if down is None else f"at least {reference - down:.3g}"
+        return f"the leading directions overlap with those of the baseline by {value:.3g} of 1; {floor} accepted"
+    sigmas = ""
+    if change.sigma is not None and change.sigma > 0.0:
+        sigmas = f", {difference / change.sigma:+.1f} standard errors"
+    what = "over the baseline's tail alpha" if rule.quantity == ALPHA else rule.quantity
+    share = "" if rule.quantity == ALPHA or reference == 0.0 else f", {difference / abs(reference):+.1%}"
+    return (
+        f"{what} went from {reference:.4g} to {value:.4g} ({difference:+.2g}{share}{sigmas}); "
+        f"{_format_allowances(down, up)} accepted"
+    )
+
+
+def resolution_of_change(rule: RegressionRule, change: Change, record: LayerRecord | None) -> str:
+    """Return what a comparison with the baseline could have seen."""
+    down, up = rule.allowances(change.reference, change.sigma)
+    if rule.quantity == ALPHA:
+        sigma = change.sigma or 0.0
+        return f"alpha over this tail has a standard error of {sigma:.2g}; {_format_allowances(down, up)} stays unseen"
+    if rule.quantity == SPECTRUM:
+        return (
+            f"displacements up to {format_share(up)} stay unseen; a change of weights that keeps the spectrum does, too"
+        )
+    if rule.quantity == WEIGHTS:
+        return (
+            f"changes up to {format_share(up)} stay unseen; estimated from random projections to within "
+            f"{2 * RELATIVE_ERROR:.0%} of itself (95%)"
+        )
+    if rule.quantity == DRIFT:
+        return "a few epochs on wrong labels, or few wrong labels among many, may stay below the limit"
+    if rule.quantity == CORRELATION_TRAPS and record is not None:
+        return _resolution_of_traps(record)
+    if rule.quantity == NOISE:
+        return "structure weaker than the detectability limit of the layer counts as noise"
+    if rule.quantity in (OVERLAP, INTRUDERS):
+        return "only the 10 leading directions of the layer are compared"
+    return f"{_format_allowances(down, up)} stays unseen"
+
+
+def resolution_of_metric(record: LayerRecord, rule: Rule) -> str:
+    """Return what an absolute check could have seen."""
+    if rule.check == CORRELATION_TRAPS:
+        return _resolution_of_traps(record)
+    if rule.check == NOISE:
+        limit = f" of {record.traps.limit:.3g}" if record.traps is not None else ""
+        return f"one direction is seen where its singular value exceeds the detectability limit{limit}"
+    sigma = record.metrics.get("sigma")
+    if rule.check == ALPHA and sigma is not None:
+        return f"alpha has a standard error of {sigma:.2g}: values that near to a limit may lie on its other side"
+    return "the value is exact to nine digits; only its limits decide"
+
+
+def name_elements(traps: Sequence[Trap]) -> str:
+    """Return which weights carry the traps of a layer: row, column and value of the heaviest of each."""
+    if not traps:
+        return "no single weight carries it"
+    texts = []
+    for trap in traps[:_MAX_NAMED]:
+        if trap.cause == "offset":
+            texts.append(f"all weights of the layer share an offset ({trap.mean_share:.0%} of a trap)")
+            continue
+        heavy = [element for element in trap.elements[:3] if element.share >= _MIN_SHARE] or [trap.elements[0]]
+        where = ", ".join(
+            f"[{_slice_of(trap, traps)}{element.row}, {element.column}] = {element.value:.4g}" for element in heavy
+        )
+        texts.append(f"{where} ({sum(element.share for element in heavy):.0%} of a trap)")
+    rest = f" and {len(traps) - _MAX_NAMED} more" if len(traps) > _MAX_NAMED else ""
+    return f"carried by {'; '.join(texts)}{rest}"
+
+
+def _slice_of(trap: Trap, traps: Sequence[Trap]) -> str:
+    return f"slice {trap.slice_id}: " if any(other.slice_id for other in traps) else ""
+
+
+def format_bounds(rule: Rule) -> str:
+    """Return the bounds of a rule in words."""
+    if rule.minimum is None:
+        return f"at most {rule.maximum:g}"
+    if rule.maximum is None:
+        return f"at least {rule.minimum:g}"
+    return f"{rule.minimum:g} to {rule.maximum:g}"
+
+
+def name_some(names: tuple[str, ...]) -> str:
+    """Return the first few names, and how many there are besides."""
+    shown = ", ".join(names[:_MAX_NAMED])
+    return shown if len(names) <= _MAX_NAMED else f"{shown} and {len(names) - _MAX_NAMED} more"
+
+
+def format_share(share: float | None) -> str:
+    """Return a share as a percentage, or as a factor where it is large."""
+    return "an unknown part" if share is None else f"{share:.3g} times" if share > 10 else f"{share:.2%}"
+
+
+def _format_allowances(down: float | None, up: float | None) -> str:
+    if down is None and up is None:
+        return "any change"
+    if down is None:
+        return f"a rise up to {up:.2g}"
+    if up is None:
+        return f"a fall up to {down:.2g}"
+    return f"changes of -{down:.2g} to +{up:.2g}"
+
+
+def _resolution_of_traps(record: LayerRecord) -> str:
+    if record.traps is None:
+        return ""
+    largest = float(record.metrics["sv_max"])
+    return (
+        f"a stray weight is seen from about {record.traps.limit:.3g} on, {record.traps.limit / largest:.2g} of the "
+        "spectral norm"
+    )
