@@ -18,7 +18,7 @@ USES_ALL = """
 def test_fixtures_beside_the_gate(pytester: pytest.Pytester, make_model: MakeModel) -> None:
     make_model()
     pytester.makepyfile(USES_ALL)
-    pytester.runpytest("--ww-model=model.safetensors", ".").assert_outcomes(passed=11)
+    pytester.runpytest("--ww-model=model.safetensors", ".").assert_outcomes(passed=19)
 
 
 def test_once_for_each_model(pytester: pytest.Pytester, make_model: MakeModel) -> None:
@@ -26,7 +26,7 @@ def test_once_for_each_model(pytester: pytest.Pytester, make_model: MakeModel) -
     make_model("b.safetensors")
     pytester.makepyfile(USES_ALL)
     result = pytester.runpytest("--ww-model=a.safetensors", "--ww-model=b.safetensors", "-v", "-k", "mine", ".")
-    result.assert_outcomes(passed=2, deselected=20)
+    result.assert_outcomes(passed=2, deselected=36)
     result.stdout.fnmatch_lines(["*::test_mine[[]a.safetensors[]] PASSED*", "*::test_mine[[]b.safetensors[]] PASSED*"])
 
 
@@ -34,7 +34,7 @@ def test_models_of_the_config(pytester: pytest.Pytester, make_model: MakeModel) 
     make_model()
     pytester.makefile(".yaml", ww="version: 1\nmodels: [{path: model.safetensors}]\n")
     pytester.makepyfile(USES_ALL)
-    pytester.runpytest("-k", "mine").assert_outcomes(passed=1, deselected=10)
+    pytester.runpytest("-k", "mine").assert_outcomes(passed=1, deselected=18)
 
 
 def test_options_of_the_config(pytester: pytest.Pytester, make_model: MakeModel) -> None:

@@ -82,7 +82,7 @@ def test_hostile_names_neither_run_nor_break_a_table(pytester: pytest.Pytester, 
     tensors = {**healthy_tensors(), f"{name}.weight": flat()}
     save_file(tensors, pytester.path / "model.safetensors")
     outcome = pytester.runpytest("--ww-model=model.safetensors", "--ww-report=md:out.md", "--ww-report=json:out.json")
-    assert outcome.parseoutcomes() == {"passed": 11, "warned": 1}
+    assert outcome.parseoutcomes() == {"passed": 19, "warned": 1}
     assert "\x1b" not in outcome.stdout.str()
     assert not [line for line in outcome.outlines if line.startswith("::")]
     text = (pytester.path / "out.md").read_text(encoding="utf-8")
