@@ -159,6 +159,8 @@ def _by_distance(
     clearly: float | None = None,
 ) -> list[tuple[str, str]]:
     """Return the pairs of least total distance among layers of one shape, each within the largest."""
+    if not new or not old:
+        return []
     from scipy.optimize import linear_sum_assignment
 
     found: list[tuple[str, str]] = []

@@ -96,7 +96,8 @@ class Judgement:
     confirmation : str
         What a second, more careful computation gave; empty where there was none.
     share : float, optional
-        The change as a share of its allowance: above 1 is a finding. None for other checks.
+        The change as a share of its allowance, or of the part of it from which on the check warns: above 1 is a
+        finding. None for other checks.
     """
 
     check: str
@@ -324,6 +325,7 @@ def judge_change(rule: RegressionRule, change: Change) -> Judgement:
         verdict = _as_verdict(rule.severity)
     elif rule.warn_at is not None and share > rule.warn_at:
         verdict = Verdict.WARN
+        share /= rule.warn_at
     bounds = {
         name: bound
         for name, bound in (

@@ -49,8 +49,8 @@ def describe_change(rule: RegressionRule, change: Change, down: float | None, up
         )
     if rule.quantity == CORRELATION_TRAPS:
         return (
-            f"{value:.0f} correlation trap{'s' if value != 1 else ''} now, {reference:.0f} in the baseline; "
-            f"{(up or 0.0):.0f} new accepted"
+            f"{value:.0f} correlation trap{'s' if value != 1 else ''} that the baseline does not have; "
+            f"{(up or 0.0):.0f} accepted"
         )
     if rule.quantity == INTRUDERS:
         return f"{value:.0f} of the leading directions resemble none of the baseline's; {(up or 0.0):.0f} accepted"
