@@ -378,9 +378,7 @@ def test_displacement_is_that_of_the_full_spectrum_for_a_small_layer() -> None:
 
 
 def test_directions_need_both_checkpoints() -> None:
-    comparison = compare_records(
-        replace(LAYER, content_hash="another"), BaselineEntry(record=LAYER), trap_level=1e-4
-    )
+    comparison = compare_records(replace(LAYER, content_hash="another"), BaselineEntry(record=LAYER), trap_level=1e-4)
     for quantity in (OVERLAP, INTRUDERS):
         assert quantity not in comparison.changes
         assert "need both checkpoints" in comparison.reason_of(quantity)
@@ -397,7 +395,9 @@ def test_a_layer_without_spectrum_is_not_compared() -> None:
 @given(factor=st.floats(0.1, 10))
 def test_pooled_quantities_of_layers_that_changed_alike(factor: float) -> None:
     pairs = [(LAYER, BaselineEntry(record=replace(LAYER, metrics={**LAYER.metrics, "stable_rank": 2.0})))] * 3
-    pairs = [(replace(record, metrics={**record.metrics, "stable_rank": 2.0 * factor}), entry) for record, entry in pairs]
+    pairs = [
+        (replace(record, metrics={**record.metrics, "stable_rank": 2.0 * factor}), entry) for record, entry in pairs
+    ]
     comparisons = [LayerComparison(changes={SPECTRUM: Change(value=factor, reference=0.0)})] * 3
     pooled = pool_layers(pairs, comparisons)
     assert pooled[SPECTRUM].value == pytest.approx(factor)
