@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -341,14 +342,14 @@ def test_an_edited_hash_hides_nothing(pytester: pytest.Pytester, make_model: Mak
 )
 def test_one_digit_of_an_entry_edited(pytester: pytest.Pytester, recorded: Path, key: str) -> None:
     text = recorded.read_text(encoding="utf-8")
-    start = text.index('"encoder.1.query"')
-    value = text.index(f'"{key}":', start) + len(f'"{key}":')
-    digits = [index for index in range(value, len(text)) if text[index] in "0123456789"]
-    # The third digit: no rule of plausibility finds so small a change.
-    place = next(index for index in digits if text[index - 3 : index].count(".") and text[index] != "0")
-    if key in ("dtype", "seal"):
-        place = digits[0]
-    recorded.write_text(f"{text[:place]}{(int(text[place]) + 1) % 10}{text[place + 1 :]}", encoding="utf-8")
+    value = text.index(f'"{key}":', text.index('"encoder.1.query"')) + len(key) + 3
+    # The last digit of the first number: no rule of plausibility finds so small a change.
+    pattern = r"\d" if key in ("dtype", "seal") else r"\d\.\d*?(?=\d(?!\d))\d"
+    found = re.compile(pattern).search(text, value)
+    assert found is not None
+    place = found.end() - 1
+    digit = int(text[place])
+    recorded.write_text(f"{text[:place]}{digit + 1 if digit < 9 else 8}{text[place + 1 :]}", encoding="utf-8")
     assert f"matrix 'encoder.1.query': {EDITED}" in refusal(pytester, recorded)
 
 
@@ -503,8 +504,10 @@ def test_several_models_need_the_stem(pytester: pytest.Pytester, make_model: Mak
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(
         [
-            "*several models would be recorded to *x.ww.json, and b.safetensors has other layers than a.safetensors; "
-            "use {stem} in the baseline's path"
+            (
+                "*several models would be recorded to *x.ww.json, and b.safetensors has other layers than a.safetensors; "
+                "use {stem} in the baseline's path"
+            )
         ]
     )
     assert not (pytester.path / "x.ww.json").exists()
@@ -759,7 +762,10 @@ def test_a_lock_of_another_run(pytester: pytest.Pytester, make_model: MakeModel,
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stdout.fnmatch_lines(
         [
-            f"problem: *b.ww.json: another run is recording this baseline (it holds {lock}; where no run is, delete that *"
+            (
+                f"problem: *b.ww.json: another run is recording this baseline (it holds {lock}; "
+                "where no run is, delete that file)"
+            )
         ]
     )
     assert recorded.read_bytes() == before
@@ -770,14 +776,21 @@ def test_a_lock_of_another_run(pytester: pytest.Pytester, make_model: MakeModel,
     assert not lock.exists()
 
 
-@pytest.mark.parametrize(
-    "change", ["open('b.ww.json', 'a').write(' ')", "os.remove('b.ww.json')"], ids=["changed", "removed"]
-)
+@pytest.mark.parametrize("change", ["write_bytes(path.read_bytes() + b' ')", "unlink()"], ids=["changed", "removed"])
 def test_a_file_that_changes_during_the_run(
     pytester: pytest.Pytester, make_model: MakeModel, recorded: Path, change: str
 ) -> None:
     make_model(head=noise())
-    pytester.makeconftest(f"import os\n\ndef pytest_collection_finish(session):\n    {change}\n")
+    pytester.makeconftest(
+        f"""
+        from pathlib import Path
+
+        path = Path("b.ww.json")
+
+        def pytest_collection_finish(session):
+            path.{change}
+        """
+    )
     result = pytester.runpytest(*RECORD)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stdout.fnmatch_lines(
@@ -829,22 +842,17 @@ def test_two_recordings_at_once(
 
 
 @pytest.mark.parametrize("option", ["--ww-update-baseline", "--ww-update-new-only"])
-@pytest.mark.parametrize("value", ["true", "1", "yes"])
 def test_nothing_is_recorded_in_ci(
-    pytester: pytest.Pytester,
-    make_model: MakeModel,
-    recorded: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    option: str,
-    value: str,
+    pytester: pytest.Pytester, make_model: MakeModel, recorded: Path, monkeypatch: pytest.MonkeyPatch, option: str
 ) -> None:
     before = recorded.read_bytes()
     make_model(head=healthy_tensors(1)["head.weight"], more=noise())
-    monkeypatch.setenv("CI", value)
-    result = pytester.runpytest(*COMPARE, option)
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: a baseline is not recorded where the environment variable CI is set: *"])
-    assert recorded.read_bytes() == before
+    for value in ("true", "1", "yes"):
+        monkeypatch.setenv("CI", value)
+        result = pytester.runpytest(*COMPARE, option)
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        result.stderr.fnmatch_lines(["ERROR: a baseline is not recorded where the environment variable CI is set: *"])
+        assert recorded.read_bytes() == before
     pytester.runpytest(*COMPARE, option, "--ww-update-in-ci")
     assert recorded.read_bytes() != before
 

@@ -165,46 +165,34 @@ def is_beyond(
     return all(change > each for each in (*given_, *([] if error is None else [error])))
 
 
-@given(
-    value=st.floats(-50, 50),
-    reference=st.floats(-50, 50),
-    sigma=st.none() | st.floats(0.0, 5.0),
-    sigmas=st.none() | st.floats(0.0, 5.0),
+changes = st.builds(
+    Change, value=st.floats(-50, 50), reference=st.floats(-50, 50), sigma=st.none() | st.floats(0.0, 5.0)
+)
+rules = st.builds(
+    RegressionRule,
+    quantity=st.just("stable_rank"),
     increase=allowance,
     decrease=allowance,
     relative_increase=allowance,
     relative_decrease=allowance,
+    sigmas=st.none() | st.floats(0.0, 5.0),
 )
-def test_a_change_counts_only_beyond_every_allowance(
-    value: float,
-    reference: float,
-    sigma: float | None,
-    sigmas: float | None,
-    increase: float | None,
-    decrease: float | None,
-    relative_increase: float | None,
-    relative_decrease: float | None,
-) -> None:
-    limits = RegressionRule(
-        quantity="stable_rank",
-        increase=increase,
-        decrease=decrease,
-        relative_increase=relative_increase,
-        relative_decrease=relative_decrease,
-        sigmas=sigmas,
+
+
+@given(limits=rules, change=changes)
+def test_a_change_counts_only_beyond_every_allowance(limits: RegressionRule, change: Change) -> None:
+    error = None if change.sigma is None or limits.sigmas is None else limits.sigmas * change.sigma
+    rise = change.value - change.reference
+    is_finding = is_beyond(rise, limits.increase, limits.relative_increase, change.reference, error) or is_beyond(
+        -rise, limits.decrease, limits.relative_decrease, change.reference, error
     )
-    judgement = judge_change(limits, Change(value=value, reference=reference, sigma=sigma))
-    error = None if sigma is None or sigmas is None else sigmas * sigma
-    rise = value - reference
-    is_finding = is_beyond(rise, increase, relative_increase, reference, error) or is_beyond(
-        -rise, decrease, relative_decrease, reference, error
-    )
+    judgement = judge_change(limits, change)
     assert judgement.verdict is (Verdict.FAIL if is_finding else Verdict.PASS)
-    assert judgement.baseline == reference
+    assert judgement.baseline == change.reference
     assert judgement.share is not None
     assert judgement.limit is not None
-    assert ("max" in judgement.limit) == (increase is not None or relative_increase is not None)
-    assert ("min" in judgement.limit) == (decrease is not None or relative_decrease is not None)
+    assert ("max" in judgement.limit) == (limits.increase is not None or limits.relative_increase is not None)
+    assert ("min" in judgement.limit) == (limits.decrease is not None or limits.relative_decrease is not None)
     assert (judgement.share > 1.0) == is_finding or math.isclose(judgement.share, 1.0)
 
 
