@@ -446,7 +446,7 @@ def test_a_truncated_baseline(pytester: pytest.Pytester, recorded: Path, share: 
 
 def test_merge_conflict_markers(pytester: pytest.Pytester, recorded: Path) -> None:
     lines = recorded.read_text(encoding="utf-8").splitlines()
-    ours = lines[:8] + ["<<<<<<< HEAD", lines[8], "=======", lines[8], ">>>>>>> other"] + lines[9:]
+    ours = [*lines[:8], "<<<<<<< HEAD", lines[8], "=======", lines[8], ">>>>>>> other", *lines[9:]]
     recorded.write_text("\n".join(ours), encoding="utf-8")
     assert "not a baseline, its JSON is damaged" in refusal(pytester, recorded)
 
@@ -505,8 +505,8 @@ def test_several_models_need_the_stem(pytester: pytest.Pytester, make_model: Mak
     result.stderr.fnmatch_lines(
         [
             (
-                "*several models would be recorded to *x.ww.json, and b.safetensors has other layers than a.safetensors; "
-                "use {stem} in the baseline's path"
+                "*several models would be recorded to *x.ww.json, and b.safetensors has other layers than "
+                "a.safetensors; use {stem} in the baseline's path"
             )
         ]
     )

@@ -215,7 +215,7 @@ def test_a_change_counts_only_beyond_every_allowance(limits: RegressionRule, cha
         {"increase": 1.0, "warn_at": 0.5},
     ],
 )
-def test_nan_beside_a_baseline_never_passes(change: Change, limits: dict[str, float]) -> None:
+def test_nan_beside_a_baseline_never_passes(change: Change, limits: dict[str, Any]) -> None:
     soft = RegressionRule(quantity="norm", **limits, severity="warn")
     hard = RegressionRule(quantity="norm", **limits)
     assert judge_change(hard, change).verdict is Verdict.FAIL
