@@ -308,7 +308,7 @@ class Gate:
 
     def _is_worth_a_second_look(self, judgement: Judgement, rule: Rule | None, record: LayerRecord) -> bool:
         n_values = record.rows * record.columns
-        return is_borderline(judgement, rule) and record.evals is not None and n_values <= SVD_VALUES
+        return is_borderline(judgement, rule) and n_values <= SVD_VALUES
 
     def _by_svd(self, model: CheckedModel, spec: MatrixSpec) -> LayerRecord:
         return record_of(analyze_matrix(by_svd(task_of(model, spec))))

@@ -273,7 +273,7 @@ def stored_metrics(metrics: Mapping[str, float | int]) -> dict[str, float | int]
 
 
 def complete_metrics(metrics: Mapping[str, float | int], n_evals: int | None = None) -> dict[str, float | int]:
-    """Return rounded metrics, with those that follow from others.
+    """Return rounded metrics, with those that follow from others, in the order of their names.
 
     Parameters
     ----------
@@ -293,7 +293,8 @@ def complete_metrics(metrics: Mapping[str, float | int], n_evals: int | None = N
         )
         if derived is not None and is_near:
             found[name] = derived
-    return found
+    # One order, whether they were computed or read: reports are compared byte by byte.
+    return dict(sorted(found.items()))
 
 
 def _derive(name: str, metrics: Mapping[str, float | int]) -> float | None:

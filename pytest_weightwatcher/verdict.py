@@ -346,9 +346,9 @@ def judge_change(rule: RegressionRule, change: Change) -> Judgement:
 
 
 def _judge_noise_change(rule: RegressionRule, change: Change) -> Judgement:
-    was_structured = change.reference <= LOST_IN_NOISE
+    was_lost = change.reference > LOST_IN_NOISE
     is_structured = change.value <= LOST_IN_NOISE
-    if not was_structured:
+    if was_lost:
         detail = f"could not be told from noise in the baseline either (p = {change.reference:.2g})"
     elif is_structured:
         detail = f"can be told from noise (p = {change.value:.2g}), as in the baseline (p = {change.reference:.2g})"
@@ -356,12 +356,12 @@ def _judge_noise_change(rule: RegressionRule, change: Change) -> Judgement:
         detail = (
             f"can no longer be told from noise (p = {change.value:.2g}; in the baseline p = {change.reference:.2g})"
         )
-    is_kept = is_structured or not was_structured
+    is_kept = is_structured or was_lost
     return Judgement(
         check=rule.check,
         verdict=Verdict.PASS if is_kept else _as_verdict(rule.severity),
         value=change.value,
-        limit={"max": LOST_IN_NOISE} if was_structured else None,
+        limit=None if was_lost else {"max": LOST_IN_NOISE},
         baseline=change.reference,
         detail=detail,
         share=None if is_kept else math.inf,

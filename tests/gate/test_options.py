@@ -86,7 +86,7 @@ def test_a_conftest_cannot_hide_the_config(pytester: pytest.Pytester, make_model
     pytester.makefile(".yaml", ww="version: 1\nchecks: {alpha: {max: 6}}\n")
     pytester.makeconftest("collect_ignore_glob = ['*.yaml']")
     pytester.makepyfile("def test_mine(): pass")
-    pytester.runpytest("--ww-model=model.safetensors", ".").assert_outcomes(passed=18, failed=1)
+    pytester.runpytest("--ww-model=model.safetensors", ".").assert_outcomes(passed=17, failed=1)
 
 
 def test_an_ini_model_leaves_the_own_tests_running(pytester: pytest.Pytester, make_model: MakeModel) -> None:
@@ -199,7 +199,7 @@ def test_fail_on_with_a_warning(pytester: pytest.Pytester, make_model: MakeModel
     result = pytester.runpytest("--ww-model=model.safetensors", f"--ww-fail-on={policy}", "-v")
     assert result.ret == code
     result.stdout.fnmatch_lines(["*::head::alpha FAILED*" if code else "*::head::alpha WARN *"])
-    result.stdout.fnmatch_lines(["outcome: warn (9 pass, 1 warn)"])
+    result.stdout.fnmatch_lines(["outcome: warn (16 pass, 2 warn)"])
 
 
 @pytest.mark.parametrize(("policy", "code"), [("fail", 1), ("warn", 1), ("never", 0)])
@@ -209,7 +209,7 @@ def test_fail_on_with_a_failure(pytester: pytest.Pytester, make_model: MakeModel
     result = pytester.runpytest("--ww-model=model.safetensors", f"--ww-fail-on={policy}", "-v")
     assert result.ret == code
     result.stdout.fnmatch_lines(["*::head::alpha FAILED*" if code else "*::head::alpha FAIL (not enforced)*"])
-    result.stdout.fnmatch_lines(["outcome: fail (9 pass, 1 fail)"])
+    result.stdout.fnmatch_lines(["outcome: fail (16 pass, 1 warn, 1 fail)"])
 
 
 def test_fail_on_refuses_other_words(pytester: pytest.Pytester) -> None:
@@ -242,12 +242,12 @@ def test_overrides_change_only_what_they_name(pytester: pytest.Pytester, make_mo
         ".yaml",
         ww="version: 1\nchecks: {alpha: {min: 2, max: 6}}\noverrides:\n- {match: 'he*', checks: {alpha: {max: 500}}}\n",
     )
-    assert counts_of(pytester, "--ww-model=model.safetensors") == {"passed": 18}
+    assert counts_of(pytester, "--ww-model=model.safetensors") == {"passed": 17, "warned": 1}
     pytester.makefile(
         ".yaml",
         ww="version: 1\nchecks: {alpha: {min: 2, max: 6}}\noverrides:\n- {match: head, checks: {alpha: false}}\n",
     )
-    assert counts_of(pytester, "--ww-model=model.safetensors") == {"passed": 17}
+    assert counts_of(pytester, "--ww-model=model.safetensors") == {"passed": 16, "warned": 1}
 
 
 def test_any_metric_can_be_limited(pytester: pytest.Pytester, make_model: MakeModel) -> None:
@@ -269,7 +269,7 @@ def test_coverage_below_its_limit_fails(pytester: pytest.Pytester, make_model: M
 
     make_model(big=np.zeros((300, 300), np.int8))
     result = pytester.runpytest("--ww-model=model.safetensors")
-    result.assert_outcomes(passed=16, failed=1)
+    result.assert_outcomes(passed=17, failed=1)
     result.stdout.fnmatch_lines(["*21.4% of the parameters were analysed, in 4 matrices*"])
 
 
@@ -365,7 +365,7 @@ def test_every_option_is_an_ini_option(pytester: pytest.Pytester, make_model: Ma
         """
     )
     result = pytester.runpytest()
-    result.assert_outcomes(passed=16, failed=1)
+    result.assert_outcomes(passed=16, failed=2)
     assert (pytester.path / "out.json").exists()
     result = pytester.runpytest("--ww-fail-on=never")
     assert result.ret == pytest.ExitCode.OK
@@ -411,7 +411,7 @@ def test_nothing_checked_is_never_a_pass(pytester: pytest.Pytester, make_model: 
 def test_quiet_and_no_header(pytester: pytest.Pytester, make_model: MakeModel) -> None:
     make_model(head=flat())
     result = pytester.runpytest("--ww-model=model.safetensors", "-q")
-    result.stdout.fnmatch_lines(["outcome: warn (9 pass, 1 warn)"])
+    result.stdout.fnmatch_lines(["outcome: warn (16 pass, 2 warn)"])
     result.stdout.no_fnmatch_line("WARN*")
     result = pytester.runpytest("--ww-model=model.safetensors", "--no-header")
     result.stdout.no_fnmatch_line("ww: *")

@@ -109,18 +109,18 @@ def test_last_failed(pytester: pytest.Pytester, make_model: MakeModel, has_file:
     if not has_file:
         (pytester.path / "ww.yaml").unlink()
     policy = "--ww-fail-on=warn"
-    run(pytester, policy).assert_outcomes(passed=16, failed=1)
-    run(pytester, policy, "--lf").assert_outcomes(failed=1, deselected=17)
+    run(pytester, policy).assert_outcomes(passed=16, failed=2)
+    run(pytester, policy, "--lf").assert_outcomes(failed=2, deselected=16)
     make_model()
-    run(pytester, policy, "--lf").assert_outcomes(passed=1, deselected=17)
-    run(pytester, policy, "--lf").assert_outcomes(passed=10)
+    run(pytester, policy, "--lf").assert_outcomes(passed=2, deselected=16)
+    run(pytester, policy, "--lf").assert_outcomes(passed=18)
 
 
 def test_last_failed_with_names_that_look_like_parameters(pytester: pytest.Pytester, make_model: MakeModel) -> None:
     """An item named ``x[alpha]`` or ``a::b`` silently breaks --lf on pytest 9.2."""
     make_model(**{"odd[0]::name": flat()})
-    run(pytester).assert_outcomes(passed=11, failed=1)
-    run(pytester, "--lf").assert_outcomes(failed=1, deselected=11)
+    run(pytester).assert_outcomes(passed=20, failed=1)
+    run(pytester, "--lf").assert_outcomes(failed=1, deselected=21)
 
 
 def test_junitxml(pytester: pytest.Pytester) -> None:
@@ -153,11 +153,11 @@ def test_items_are_collected_once(pytester: pytest.Pytester) -> None:
 def test_gate_alone_without_paths_and_beside_them_with_some(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_mine(): pass")
     run(pytester).assert_outcomes(passed=16, failed=1)
-    run(pytester, ".").assert_outcomes(passed=18, failed=1)
+    run(pytester, ".").assert_outcomes(passed=17, failed=1)
     pytester.mkdir("mine")
     (pytester.path / "test_gate_alone_without_paths_and_beside_them_with_some.py").rename("mine/test_mine.py")
-    run(pytester, "mine").assert_outcomes(passed=18, failed=1)
-    run(pytester, "mine/test_mine.py::test_mine").assert_outcomes(passed=18, failed=1)
+    run(pytester, "mine").assert_outcomes(passed=17, failed=1)
+    run(pytester, "mine/test_mine.py::test_mine").assert_outcomes(passed=17, failed=1)
     (pytester.path / "ww.yaml").unlink()
     assert run(pytester).parseoutcomes() == {"passed": 16, "warned": 2}
     assert run(pytester, ".").parseoutcomes() == {"passed": 17, "warned": 2}
