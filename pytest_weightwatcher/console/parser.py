@@ -18,6 +18,9 @@ PROGRAM = "ww-gate"
 USAGE_ERROR = 4
 """Exit code of whatever is wrong with the input, as in the gate."""
 
+TEXT_COMMANDS = ("schema", "explain")
+"""Commands whose result is plain text, no tables."""
+
 FORMATS = ("table", "csv", "json", "md")
 METHODS = ("raw", "euclidean", "cka")
 PEFT_MODES = ("adapter_only", "with_base", "merged")
@@ -49,7 +52,7 @@ class Parser(argparse.ArgumentParser):
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read a command line; ``--help``, ``--version`` and errors end the program."""
     arguments = make_parser().parse_args(sys.argv[1:] if argv is None else list(argv))
-    if arguments.format is None:
+    if arguments.command not in TEXT_COMMANDS and arguments.format is None:
         suffix = arguments.output[arguments.output.rfind(".") :].lower() if arguments.output else ""
         arguments.format = _SUFFIXES.get(suffix, "table")
     return arguments
@@ -69,6 +72,8 @@ def make_parser() -> Parser:
     _add_describe(commands)
     _add_analyze(commands)
     _add_compare(commands)
+    _add_explain(commands)
+    _add_schema(commands)
     return parser
 
 
@@ -124,6 +129,33 @@ def _add_compare(commands: Any) -> None:
         help=f"leading singular directions that are compared (default: {N_LEADING})",
     )
     add_flags(parser, "selection")
+
+
+def _add_explain(commands: Any) -> None:
+    parser = commands.add_parser(
+        "explain",
+        help="why checks of a run decided as they did, and what would make them pass",
+        description="Say of checks in a result file which rule decided, where it comes from, what it could have seen "
+        "and what would make it pass.",
+    )
+    parser.add_argument(
+        "result", metavar="RESULT", type=text_argument, help="result file, written with --ww-report=json:RESULT"
+    )
+    parser.add_argument(
+        "items",
+        metavar="ITEM",
+        nargs="*",
+        type=text_argument,
+        help="node id of a check, the end of it, or a shell pattern (default: everything that warned or failed)",
+    )
+
+
+def _add_schema(commands: Any) -> None:
+    commands.add_parser(
+        "schema",
+        help="the JSON Schema of ww.yaml, for editors",
+        description="Print the JSON Schema (draft 2020-12) of ww.yaml, which ships in the package as ww.schema.json.",
+    )
 
 
 def _add_models(parser: Parser) -> None:
