@@ -227,7 +227,7 @@ def _ways_to_a_verdict(check: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
 def _ways_by_limit(check: Mapping[str, Any], model: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     name, layer = _name(check), check.get("layer")
     if check.get("check") == INTEGRITY and layer is not None:
-        text = "leave the layer out, where it is so on purpose"
+        text = "leave the layer out, where it is dead on purpose (values that are not finite fail all the same)"
         return [(text, [f"analysis: {{exclude: [{quote_pattern(layer)}]}}"])]
     if check.get("check") in (WAIVERS, BASELINE_LAYERS) or check.get("value") is None:
         return []

@@ -86,9 +86,17 @@ def _text(arguments: argparse.Namespace) -> str:
         from pytest_weightwatcher.console.schema import schema_text
 
         return schema_text()
-    from pytest_weightwatcher.console.explain import explain_result
+    if arguments.command == "explain":
+        from pytest_weightwatcher.console.explain import explain_result
 
-    return explain_result(arguments)
+        return explain_result(arguments)
+    from pytest_weightwatcher.console.init import init_config
+    from pytest_weightwatcher.console.progress import progress_line
+    from pytest_weightwatcher.console.streams import check_output
+
+    check_output(arguments.output, [arguments.model])
+    with progress_line(sys.stderr) as line:
+        return init_config(arguments, line)
 
 
 def _document(arguments: argparse.Namespace) -> Document:
