@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from pytest_weightwatcher.console.parser import PROGRAM, USAGE_ERROR, parse_arguments
+from pytest_weightwatcher.console.parser import PROGRAM, TEXT_COMMANDS, USAGE_ERROR, parse_arguments
 from pytest_weightwatcher.core import require_spectral_core
 from pytest_weightwatcher.errors import GateError
 from pytest_weightwatcher.nodeids import printable
@@ -65,8 +65,11 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _execute(arguments: argparse.Namespace) -> None:
-    from pytest_weightwatcher.console.streams import check_output, write_document
+    from pytest_weightwatcher.console.streams import check_output, write_document, write_text
 
+    if arguments.command in TEXT_COMMANDS:
+        write_text(_text(arguments))
+        return
     if arguments.output is not None:
         check_output(arguments.output, _inputs(arguments))
     document = _document(arguments)
@@ -75,6 +78,25 @@ def _execute(arguments: argparse.Namespace) -> None:
         for section in document.sections:
             if section.warning:
                 _say(f"{section.model}: {section.warning}")
+
+
+def _text(arguments: argparse.Namespace) -> str:
+    """Carry out a command whose result is plain text."""
+    if arguments.command == "schema":
+        from pytest_weightwatcher.console.schema import schema_text
+
+        return schema_text()
+    if arguments.command == "explain":
+        from pytest_weightwatcher.console.explain import explain_result
+
+        return explain_result(arguments)
+    from pytest_weightwatcher.console.init import init_config
+    from pytest_weightwatcher.console.progress import progress_line
+    from pytest_weightwatcher.console.streams import check_output
+
+    check_output(arguments.output, [arguments.model])
+    with progress_line(sys.stderr) as line:
+        return init_config(arguments, line)
 
 
 def _document(arguments: argparse.Namespace) -> Document:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_weightwatcher.console.flags import add_flags, integer
 from pytest_weightwatcher.nodeids import printable
-from pytest_weightwatcher.options import parse_jobs, text_argument
+from pytest_weightwatcher.options import CONFIG_NAME, PROFILE_NAMES, parse_jobs, text_argument
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 PROGRAM = "ww-gate"
 USAGE_ERROR = 4
 """Exit code of whatever is wrong with the input, as in the gate."""
+
+TEXT_COMMANDS = ("schema", "explain", "init")
+"""Commands whose result is plain text, no tables."""
 
 FORMATS = ("table", "csv", "json", "md")
 METHODS = ("raw", "euclidean", "cka")
@@ -49,7 +52,7 @@ class Parser(argparse.ArgumentParser):
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read a command line; ``--help``, ``--version`` and errors end the program."""
     arguments = make_parser().parse_args(sys.argv[1:] if argv is None else list(argv))
-    if arguments.format is None:
+    if arguments.command not in TEXT_COMMANDS and arguments.format is None:
         suffix = arguments.output[arguments.output.rfind(".") :].lower() if arguments.output else ""
         arguments.format = _SUFFIXES.get(suffix, "table")
     return arguments
@@ -69,6 +72,9 @@ def make_parser() -> Parser:
     _add_describe(commands)
     _add_analyze(commands)
     _add_compare(commands)
+    _add_init(commands)
+    _add_explain(commands)
+    _add_schema(commands)
     return parser
 
 
@@ -124,6 +130,74 @@ def _add_compare(commands: Any) -> None:
         help=f"leading singular directions that are compared (default: {N_LEADING})",
     )
     add_flags(parser, "selection")
+
+
+def _add_init(commands: Any) -> None:
+    parser = commands.add_parser(
+        "init",
+        help="a first ww.yaml, fitted to a checkpoint",
+        description="Analyse a checkpoint as the gate does, and write a commented ww.yaml that it passes.",
+    )
+    parser.add_argument(
+        "model", metavar="MODEL", type=text_argument, help="checkpoint: a file, or a folder with shards"
+    )
+    parser.add_argument(
+        "--output", type=text_argument, default=CONFIG_NAME, metavar="FILE", help=f"write here (default: {CONFIG_NAME})"
+    )
+    parser.add_argument("--force", action="store_true", help="write over a file that exists")
+    parser.add_argument(
+        "--baseline",
+        type=text_argument,
+        metavar="PATH",
+        help="where the baseline is recorded, or an accepted checkpoint (default: baselines/{stem}.ww.json)",
+    )
+    _add_profile(parser)
+    parser.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        type=text_argument,
+        metavar="PATTERN",
+        help="leave out layers whose full name matches the shell pattern; may be given again",
+    )
+    _add_jobs(parser)
+
+
+def _add_profile(parser: Parser) -> None:
+    parser.add_argument(
+        "--profile",
+        choices=PROFILE_NAMES,
+        default=PROFILE_NAMES[0],
+        help="question asked beside the baseline: are the weights the same but for rounding (compression), or has any "
+        f"layer's health become worse (finetune)? (default: {PROFILE_NAMES[0]})",
+    )
+
+
+def _add_explain(commands: Any) -> None:
+    parser = commands.add_parser(
+        "explain",
+        help="why checks of a run decided as they did, and what would make them pass",
+        description="Say of checks in a result file which rule decided, where it comes from, what it could have seen "
+        "and what would make it pass.",
+    )
+    parser.add_argument(
+        "result", metavar="RESULT", type=text_argument, help="result file, written with --ww-report=json:RESULT"
+    )
+    parser.add_argument(
+        "items",
+        metavar="ITEM",
+        nargs="*",
+        type=text_argument,
+        help="node id of a check, the end of it, or a shell pattern (default: everything that warned or failed)",
+    )
+
+
+def _add_schema(commands: Any) -> None:
+    commands.add_parser(
+        "schema",
+        help="the JSON Schema of ww.yaml, for editors",
+        description="Print the JSON Schema (draft 2020-12) of ww.yaml, which ships in the package as ww.schema.json.",
+    )
 
 
 def _add_models(parser: Parser) -> None:

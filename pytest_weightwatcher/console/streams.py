@@ -58,6 +58,17 @@ def write_document(document: Document, *, kind: str, output: str | None) -> None
         raise ReportError(f"{output}: cannot be written: {error.strerror or error}") from error
 
 
+def write_text(text: str) -> None:
+    """Write a text to the standard output.
+
+    Raises
+    ------
+    ReportError
+        It is closed, or what it leads to cannot be written.
+    """
+    _write(sys.stdout, text)
+
+
 def _rendered(document: Document, kind: str, *, width: int | None, colour: bool) -> str:
     if kind == "table":
         return render_text(document, width=width, colour=colour)
