@@ -3,8 +3,8 @@
 Every matrix of all-MiniLM-L6-v2 is changed in one way, and judged beside a baseline recorded of the healthy model, with
 the default limits of a profile, through the gate's own items. For each change: layers with a failed item, layers with a
 warning, which checks found them, and the smallest, median and largest change of the weights and of the spectrum. What
-leaves other layers alone (two of one shape swapped, one zeroed, one value NaN) is done to every second layer at most, and
-the others must pass.
+leaves other layers alone (two of one shape swapped, one zeroed, one value NaN) is done to every second layer at most,
+and the others must pass.
 
     python benchmarks/damage.py [compression | finetune]
 """
@@ -148,10 +148,11 @@ def main(profile: str) -> None:
     print(f"profile {profile}, {len(tensors)} matrices; failing and warning: layers damaged / layers left alone")
     print(f"{'change':46}{'damaged':>8}{'failing':>10}{'warning':>10}   weights min, median, max    found by")
     for name, changed, damaged in cases(tensors, np.random.default_rng(int(sys.argv[2]) if len(sys.argv) > 2 else 0)):
-        report(name, changed, {layer.removesuffix(".weight") for layer in damaged}, config, baseline, profile)
+        report(name, changed, {layer.removesuffix(".weight") for layer in damaged}, baseline, profile)
 
 
-def report(name: str, changed: Tensors, damaged: set[str], config: Config, baseline: Baseline, profile: str) -> None:
+def report(name: str, changed: Tensors, damaged: set[str], baseline: Baseline, profile: str) -> None:
+    config = Config()
     description = describe(changed, gate_options(config, has_baseline=True))
     source = open_recorded(baseline, Path("healthy.ww.json"), description)
     model = plan_model(description, config, name=name, baseline=source, profile=profile)

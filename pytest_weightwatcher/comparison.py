@@ -118,7 +118,13 @@ def compare_records(
         changes[WEIGHTS] = Change(value=change, reference=0.0, sigma=entry.spread.get(WEIGHTS))
         changes[DRIFT] = Change(value=drift(record, reference, change), reference=0.0, sigma=entry.spread.get(DRIFT))
     _compare_metrics(record, entry, changes)
-    _compare_tests(record, reference, trap_level, news, changes, reasons)
+    if record.traps is not None and reference.traps is not None:
+        changes[CORRELATION_TRAPS] = Change(
+            value=float(_n_new_traps(record, reference, trap_level, news)), reference=0.0
+        )
+    else:
+        reasons[CORRELATION_TRAPS] = record.reasons.get("traps", "there was no test for traps")
+    _compare_noise(record, reference, changes, reasons)
     is_identical = record.content_hash == reference.content_hash
     if subspaces is not None or is_identical:
         _compare_directions(subspaces, changes)
@@ -240,21 +246,9 @@ def _compare_metrics(record: LayerRecord, entry: BaselineEntry, changes: dict[st
             )
 
 
-def _compare_tests(
-    record: LayerRecord,
-    reference: LayerRecord,
-    trap_level: float,
-    news: TrapNews,
-    changes: dict[str, Change],
-    reasons: dict[str, str],
+def _compare_noise(
+    record: LayerRecord, reference: LayerRecord, changes: dict[str, Change], reasons: dict[str, str]
 ) -> None:
-    if record.traps is not None and reference.traps is not None:
-        n_new = (
-            0 if record.content_hash == reference.content_hash else _n_new_traps(record, reference, trap_level, news)
-        )
-        changes[CORRELATION_TRAPS] = Change(value=float(n_new), reference=0.0)
-    else:
-        reasons[CORRELATION_TRAPS] = record.reasons.get("traps", "there was no test for traps")
     if record.noise_p_value is not None and reference.noise_p_value is not None:
         changes[NOISE] = Change(value=record.noise_p_value, reference=reference.noise_p_value)
     else:
@@ -269,6 +263,8 @@ def _n_new_traps(record: LayerRecord, reference: LayerRecord, level: float, news
     """
     assert record.traps is not None, "only layers with a test are compared"
     assert reference.traps is not None, "only layers with a test are compared"
+    if record.content_hash == reference.content_hash:
+        return 0
     n_now = record.traps.count(level) if news.needs_cause else record.traps.n_outside(level)
     known = [value / reference.norm for value in reference.traps.eigenvalues]
     n_new = 0

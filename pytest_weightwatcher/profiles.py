@@ -32,8 +32,8 @@ class TrapNews:
     Attributes
     ----------
     growth : float
-        An eigenvalue of the permuted matrix (as a share of all) is that of a known trap, or of the known bulk, where it is
-        at most so many times as large.
+        An eigenvalue of the permuted matrix (as a share of all) is that of a known trap, or of the known bulk, where
+        it is at most so many times as large.
     needs_cause : bool
         Only weights count that the others make improbable. Where weights should be the same, any news counts.
     """

@@ -11,9 +11,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 from itertools import accumulate
 from types import MappingProxyType
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from spectral.fits import FitFailure, FitFailureReason
 from spectral.matrix_tests import NOISE_METRICS, TRAP_METRICS
@@ -25,6 +23,7 @@ from spectral.spectrum import Spectrum, SpectrumFailure
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from spectral.analysis import LayerAnalysis
@@ -209,7 +208,7 @@ class LayerRecord:
 def record_of(layer: LayerAnalysis) -> LayerRecord:
     """Return the record of a layer that was computed."""
     spec = layer.spec
-    identity = {
+    identity: dict[str, Any] = {
         "name": spec.name,
         "shape": spec.shape,
         "dtype": spec.dtype,

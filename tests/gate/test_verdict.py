@@ -29,7 +29,7 @@ from pytest_weightwatcher.comparison import Change, LayerComparison, compare_rec
 from pytest_weightwatcher.limits import CHECK_NAMES, REGRESSION_NAMES
 from pytest_weightwatcher.matching import layer_sets
 from pytest_weightwatcher.meanings import meaning_of
-from pytest_weightwatcher.profiles import PROFILES
+from pytest_weightwatcher.profiles import PROFILES, TrapNews
 from pytest_weightwatcher.records import LayerRecord, TrapRecord, record_of
 from pytest_weightwatcher.verdict import (
     LOST_IN_NOISE,
@@ -57,6 +57,7 @@ def records_of(tensors: dict[str, Any]) -> list[LayerRecord]:
     return [record_of(layer) for layer in analysis.layers]
 
 
+NEWS = TrapNews(growth=2.0, needs_cause=True)
 LAYER = records_of(healthy_tensors())[0]
 (FLAT,) = records_of({"encoder.0.query.weight": flat()})
 (DAMAGED,) = records_of({"w": np.full((64, 64), np.nan)})
@@ -322,7 +323,7 @@ def test_spectrum_regression_passes_up_to_its_limit(value: float) -> None:
 
 
 def test_a_layer_compared_with_its_own_entry_has_not_moved() -> None:
-    comparison = compare_records(LAYER, BaselineEntry(record=LAYER), trap_level=1e-4)
+    comparison = compare_records(LAYER, BaselineEntry(record=LAYER), trap_level=1e-4, news=NEWS)
     assert comparison.is_identical
     for name, change in comparison.changes.items():
         assert change.difference == 0.0, name
@@ -337,36 +338,43 @@ def test_a_layer_compared_with_its_own_entry_has_not_moved() -> None:
 def test_the_same_content_has_the_same_traps_whatever_this_run_permuted() -> None:
     assert LAYER.traps is not None
     trapped = replace(LAYER, traps=replace(LAYER.traps, p_value=1e-9, levels=(1e-9,)))
-    comparison = compare_records(trapped, BaselineEntry(record=LAYER), trap_level=1e-4)
+    comparison = compare_records(trapped, BaselineEntry(record=LAYER), trap_level=1e-4, news=NEWS)
     assert comparison.changes[CORRELATION_TRAPS] == Change(value=0.0, reference=0.0)
     other = replace(trapped, content_hash="another")
-    comparison = compare_records(other, BaselineEntry(record=LAYER), trap_level=1e-4)
+    comparison = compare_records(other, BaselineEntry(record=LAYER), trap_level=1e-4, news=NEWS)
     assert comparison.changes[CORRELATION_TRAPS] == Change(value=1.0, reference=0.0)
 
 
-@pytest.mark.parametrize(("growth", "n_now"), [(1.9, 1), (2.1, 2)])
-def test_a_trap_that_has_grown_is_a_new_one(growth: float, n_now: int) -> None:
-    before = TrapRecord(p_value=1e-9, levels=(1e-9,), eigenvalue=1.0, limit=0.1)
-    now = replace(before, eigenvalue=growth)
+@pytest.mark.parametrize(
+    ("eigenvalues", "n_new"),
+    [((1.0, 0.5), 0), ((1.9, 0.5), 0), ((2.1, 0.5), 1), ((9.0, 1.0, 0.5), 1), ((9.0, 8.0, 0.5), 2)],
+)
+def test_a_trap_without_a_partner_in_the_baseline_is_a_new_one(eigenvalues: tuple[float, ...], n_new: int) -> None:
+    levels = (1e-9,) * (len(eigenvalues) - 1)
+    before = TrapRecord(p_value=1e-9, levels=(1e-9,) * 2, eigenvalues=(1.0, 0.5), limit=0.1)
+    now = replace(before, levels=levels, eigenvalues=eigenvalues)
     comparison = compare_records(
         replace(LAYER, content_hash="another", traps=now),
         BaselineEntry(record=replace(LAYER, traps=before)),
         trap_level=1e-4,
+        news=NEWS,
     )
-    assert comparison.changes[CORRELATION_TRAPS] == Change(value=float(n_now), reference=1.0)
+    assert comparison.changes[CORRELATION_TRAPS] == Change(value=float(n_new), reference=0.0)
 
 
 def test_displacement_is_that_of_the_full_spectrum_for_a_small_layer() -> None:
     """Up to 96 values the sketch holds every singular value, to five digits."""
     (other,) = records_of({"encoder.0.query.weight": healthy_tensors()["encoder.0.query.weight"] * 1.5})
     query = next(record for record in records_of(healthy_tensors()) if record.name == "encoder.0.query")
-    changes = compare_records(other, BaselineEntry(record=query), trap_level=1e-4).changes
+    changes = compare_records(other, BaselineEntry(record=query), trap_level=1e-4, news=NEWS).changes
     assert changes[SPECTRUM].value == pytest.approx(0.5, rel=1e-4)
     assert changes[WEIGHTS].value == pytest.approx(0.5, rel=0.3)
 
 
 def test_directions_need_both_checkpoints() -> None:
-    comparison = compare_records(replace(LAYER, content_hash="another"), BaselineEntry(record=LAYER), trap_level=1e-4)
+    comparison = compare_records(
+        replace(LAYER, content_hash="another"), BaselineEntry(record=LAYER), trap_level=1e-4, news=NEWS
+    )
     for quantity in (OVERLAP, INTRUDERS):
         assert quantity not in comparison.changes
         assert "need both checkpoints" in comparison.reason_of(quantity)
@@ -375,7 +383,7 @@ def test_directions_need_both_checkpoints() -> None:
 def test_a_layer_without_spectrum_is_not_compared() -> None:
     damaged = replace(DAMAGED, shape=LAYER.shape, n_evals=LAYER.n_evals)
     for record, entry in ((damaged, LAYER), (LAYER, damaged), (LAYER, SMALL)):
-        comparison = compare_records(record, BaselineEntry(record=entry), trap_level=1e-4)
+        comparison = compare_records(record, BaselineEntry(record=entry), trap_level=1e-4, news=NEWS)
         assert comparison.blocked
         assert not comparison.changes
 
