@@ -52,7 +52,7 @@ def format_failure(title: str, judged: Judged, findings: Sequence[Outcome], hint
             _paragraph(f"Worst, {shorten(_name(worst))}: ", _cut(worst.judgement.text)),
             *([_paragraph("How sure: ", worst.judgement.resolution)] if worst.judgement.resolution else []),
             _paragraph("What it usually means: ", worst.meaning),
-            _paragraph("What to do: ", f"{worst.judgement.action} {_hint(worst, hint)}"),
+            _paragraph("What to do: ", f"{worst.action} {_hint(worst, hint)}"),
         ]
     )
 
@@ -139,6 +139,8 @@ def _badness(outcome: Outcome) -> float:
 
 def _hint(worst: Outcome, hint: str) -> str:
     """Return how to accept the finding; damage is not accepted."""
+    if worst.judgement.verdict is Verdict.ERROR:
+        return ""
     if worst.check.name == COVERAGE:
         return "In this test: lower min_coverage."
     return "" if worst.check.name in (INTEGRITY, BASELINE_LAYERS) else hint

@@ -150,8 +150,9 @@ def check_unchanged(analysis: Analysis, name: str, content_hash: str) -> None:
 
 
 def _label(analysis: Analysis) -> str:
-    path = _path_of(analysis)
-    return path.name if path is not None else f"the {analysis.description.source.label}"
+    label = analysis.description.source.label
+    # A path has a folder or a suffix, and the class of a model neither.
+    return Path(label).name if Path(label).name != label or Path(label).suffix else f"the {label}"
 
 
 def _path_of(analysis: Analysis) -> Path | None:

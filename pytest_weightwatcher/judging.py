@@ -58,7 +58,16 @@ class Outcome(NamedTuple):
     @property
     def meaning(self) -> str:
         """What such a finding usually means."""
+        if self.judgement.verdict is Verdict.ERROR:
+            return "Nothing is known of these values, good or bad: they could not be read or computed."
         return self.other_meaning or self.judgement.meaning
+
+    @property
+    def action(self) -> str:
+        """What to do about such a finding."""
+        if self.judgement.verdict is Verdict.ERROR:
+            return "See that the model is whole, and stays as it is while it is judged."
+        return self.judgement.action
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ from pytest_weightwatcher.planning import Wish, plan_models
 from pytest_weightwatcher.profiles import PROFILES
 from pytest_weightwatcher.verdict import Verdict
 from spectral import analyze
-from spectral.errors import OptionError
+from spectral.errors import ModelError, OptionError
 from tests.gate.conftest import LAYERS, MakeModel, Tensors, flat, healthy_tensors, noise
 
 ABSOLUTE: tuple[Callable[..., Any], ...] = (
@@ -105,6 +105,16 @@ class TestWellTrained:
         assert "0.0% of the parameters were analysed" in failure_of(assert_layers_well_trained, small, exclude=["*"])
         no_coverage = {"exclude": ["*"], "min_coverage": None}
         assert "has 0 matrices" in failure_of(assert_layers_well_trained, small, **no_coverage)
+
+    def test_fits_of_an_analysis_below_min_evals_do_not_count(self) -> None:
+        """An analysis that fitted smaller layers, too, is judged as the gate judges: not by these fits."""
+        small = {**healthy_tensors(), "small.weight": flat((40, 30))}
+        analysis = analyze(small, min_evals=8)
+        assert analysis.layers[-1].metrics["alpha"] > 6
+        completed = assert_layers_well_trained(analysis)
+        assert [layer.status for layer in completed.layers] == ["success"] * 4 + ["skipped"]
+        assert completed.layers[0] is analysis.layers[0]
+        assert "1 of 5 layers" in failure_of(assert_layers_well_trained, analysis, min_evals=20)
 
 
 class TestTraps:
@@ -235,6 +245,22 @@ class TestRegression:
     def test_an_analysis_that_lacks_something_is_completed(self) -> None:
         assert_no_regression(analyze(healthy_tensors()), analyze(healthy_tensors()))
         assert "1 of 4" in failure_of(assert_no_regression, analyze(with_head(noise())), analyze(healthy_tensors()))
+
+    def test_layers_that_an_analysis_left_out_are_not_missing(self) -> None:
+        part = analyze(healthy_tensors(), layers=["encoder.*"], traps=True, noise_test=True, projections=True)
+        for assertion in PAIRED:
+            assert assertion(part, analyze(healthy_tensors())) is part
+            assert len(assertion(part, healthy_tensors()).layers) == 3
+
+    def test_a_file_that_is_gone(self, make_model: MakeModel) -> None:
+        path = make_model()
+        analysis = analyze(path)
+        path.unlink()
+        text = failure_of(assert_layers_well_trained, analysis)
+        assert "not well trained: model.safetensors as a whole" in text
+        assert "Nothing is known of these values" in text
+        with pytest.raises(ModelError, match="cannot be read"):
+            assert_no_correlation_traps(analysis)
 
     def test_the_model_itself_is_no_baseline(self, make_model: MakeModel) -> None:
         model, path = healthy_tensors(), make_model()

@@ -150,6 +150,24 @@ class TestBaseline:
         assert run(pytester, *arguments).parseoutcomes()["passed"] == 1
         assert run(pytester, *arguments, "--ww-profile=compression").parseoutcomes()["failed"] == 1
 
+    @pytest.mark.parametrize("baseline", ["good.safetensors", "good.ww.json"])
+    def test_the_analysis_of_the_run_is_enough(
+        self, pytester: pytest.Pytester, make_model: MakeModel, baseline: str
+    ) -> None:
+        make_model("good.safetensors")
+        make_model()
+        record(pytester, "good.safetensors", "good.ww.json")
+        pytester.makepyfile(
+            """
+            from pytest_weightwatcher import assert_no_regression
+
+            def test_mine(ww_analysis, ww_baseline):
+                assert assert_no_regression(ww_analysis, ww_baseline) is ww_analysis
+            """
+        )
+        result = run(pytester, "--ww-model=model.safetensors", f"--ww-baseline={baseline}")
+        assert result.parseoutcomes()["passed"] == 1
+
     def test_of_the_config(self, pytester: pytest.Pytester, make_model: MakeModel) -> None:
         make_model("good.safetensors")
         make_model("worse.safetensors", head=noise())
