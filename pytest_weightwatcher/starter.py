@@ -130,9 +130,10 @@ def _models(measured: Measured) -> list[str]:
 
 
 def _analysis(measured: Measured) -> list[str]:
-    lines = [f"  min_evals: {measured.min_evals}  # layers with fewer eigenvalues are not fitted"]
+    small = ":" if measured.small else ""
+    lines = [f"  min_evals: {measured.min_evals}  # layers with fewer eigenvalues are not fitted{small}"]
     if measured.small:
-        lines.append(f"  # here: {_listed((name, str(n)) for name, n in measured.small)}")
+        lines += [f"  #   {name}" for name in _listed((name, str(n)) for name, n in measured.small)]
     if measured.exclude:
         lines.append(f"  exclude: [{', '.join(map(quote, measured.exclude))}]")
     positions = [name for name in measured.names if _POSITIONS.search(name)]
@@ -171,11 +172,10 @@ def _known(found: Sequence[tuple[str, object]], what: str, flag: str) -> list[st
     """Return comments on findings that only warn."""
     if not found:
         return []
+    are = "layers have" if len(found) > 1 else "layer has"
     return [
-        f"# {len(found)} layers have {what}, which warns; look at them with ww-gate analyze {flag}:"
-        if len(found) > 1
-        else f"# One layer has {what}, which warns; look at it with ww-gate analyze {flag}:",
-        f"#   {_listed((name, str(value)) for name, value in found)}",
+        f"# {len(found)} {are} {what}, which warns (ww-gate analyze MODEL {flag}):",
+        *(f"#   {name}" for name in _listed((name, str(value)) for name, value in found)),
     ]
 
 
@@ -229,8 +229,8 @@ def _waivers() -> list[str]:
     ]
 
 
-def _listed(found: Iterable[tuple[str, str]]) -> str:
-    """Return names with what was measured, on one line and in ASCII: nothing in a name can end a comment."""
+def _listed(found: Iterable[tuple[str, str]]) -> list[str]:
+    """Return names with what was measured, each on one line and in ASCII: nothing in a name can end a comment."""
     items = [f"{quote(name[:_MAX_NAME])} ({value})" for name, value in found]
-    rest = f" and {len(items) - _MAX_NAMED} more" if len(items) > _MAX_NAMED else ""
-    return ", ".join(items[:_MAX_NAMED]) + rest
+    rest = [f"and {len(items) - _MAX_NAMED} more"] if len(items) > _MAX_NAMED else []
+    return items[:_MAX_NAMED] + rest

@@ -84,10 +84,13 @@ class Document:
         All of it, as plain data without NaN.
     sections : tuple of Section
         One per model.
+    verbatim : str
+        What people may copy, after all sections: it is not wrapped. For a table only.
     """
 
     payload: dict[str, Any] = field(repr=False)
     sections: tuple[Section, ...]
+    verbatim: str = ""
 
 
 def document_payload(command: str, options: Mapping[str, Any], models: list[dict[str, Any]]) -> dict[str, Any]:

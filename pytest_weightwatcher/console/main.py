@@ -111,13 +111,17 @@ def _document(arguments: argparse.Namespace) -> Document:
             from pytest_weightwatcher.console.analyze import analyze_models
 
             return analyze_models(arguments, line)
+        if arguments.command == "calibrate":
+            from pytest_weightwatcher.console.calibrate import calibrate
+
+            return calibrate(arguments, line)
         from pytest_weightwatcher.console.compare import compare_with_base
 
         return compare_with_base(arguments, line)
 
 
 def _inputs(arguments: argparse.Namespace) -> list[str]:
-    bases = [getattr(arguments, name, None) for name in ("base", "base_model")]
+    bases = [getattr(arguments, name, None) for name in ("base", "base_model", "baseline")]
     return [*arguments.models, *(base for base in bases if base is not None)]
 
 

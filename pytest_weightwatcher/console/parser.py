@@ -7,7 +7,7 @@ import sys
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pytest_weightwatcher.console.flags import add_flags, integer
+from pytest_weightwatcher.console.flags import add_flags, integer, number
 from pytest_weightwatcher.nodeids import printable
 from pytest_weightwatcher.options import CONFIG_NAME, PROFILE_NAMES, parse_jobs, text_argument
 
@@ -26,6 +26,9 @@ METHODS = ("raw", "euclidean", "cka")
 PEFT_MODES = ("adapter_only", "with_base", "merged")
 N_LEADING = 10
 """Leading directions that ``compare`` looks at; that of :mod:`spectral.subspaces`."""
+
+DEFAULT_RATE = 0.01
+"""Share of good runs that may raise a false alarm, as in the gate's own tests."""
 
 _SUFFIXES = {".csv": "csv", ".json": "json", ".md": "md"}
 
@@ -55,6 +58,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if arguments.command not in TEXT_COMMANDS and arguments.format is None:
         suffix = arguments.output[arguments.output.rfind(".") :].lower() if arguments.output else ""
         arguments.format = _SUFFIXES.get(suffix, "table")
+    if arguments.command == "calibrate" and arguments.format in ("csv", "md"):
+        arguments.format = "table"
     return arguments
 
 
@@ -73,6 +78,7 @@ def make_parser() -> Parser:
     _add_analyze(commands)
     _add_compare(commands)
     _add_init(commands)
+    _add_calibrate(commands)
     _add_explain(commands)
     _add_schema(commands)
     return parser
@@ -152,6 +158,11 @@ def _add_init(commands: Any) -> None:
         help="where the baseline is recorded, or an accepted checkpoint (default: baselines/{stem}.ww.json)",
     )
     _add_profile(parser)
+    _add_exclude(parser)
+    _add_jobs(parser)
+
+
+def _add_exclude(parser: Parser) -> None:
     parser.add_argument(
         "--exclude",
         action="append",
@@ -160,6 +171,40 @@ def _add_init(commands: Any) -> None:
         metavar="PATTERN",
         help="leave out layers whose full name matches the shell pattern; may be given again",
     )
+
+
+def _add_calibrate(commands: Any) -> None:
+    parser = commands.add_parser(
+        "calibrate",
+        help="limits from known-good checkpoints, at an expected rate of false alarms",
+        description="Propose limits from known-good checkpoints of one architecture: the first is the reference that "
+        "the others are compared with, unless --baseline names it. The more there are, the narrower the limits.",
+    )
+    parser.add_argument(
+        "models", metavar="GOOD", nargs="+", type=text_argument, help="known-good checkpoint; at least two"
+    )
+    parser.add_argument(
+        "--baseline",
+        type=text_argument,
+        metavar="REF",
+        help="what the gate will compare with: a checkpoint, or a recorded baseline (.json)",
+    )
+    parser.add_argument(
+        "--rate",
+        type=_rate,
+        default=DEFAULT_RATE,
+        metavar="P",
+        help=f"expected share of good runs that raise a false alarm (default: {DEFAULT_RATE})",
+    )
+    _add_profile(parser)
+    _add_exclude(parser)
+    section = parser.add_argument_group("output")
+    section.add_argument(
+        "--format",
+        choices=("table", "json"),
+        help="default: what the suffix of --output says, otherwise table, with a piece of ww.yaml below",
+    )
+    section.add_argument("--output", type=text_argument, metavar="FILE", help="write here, not to the terminal")
     _add_jobs(parser)
 
 
@@ -248,6 +293,13 @@ def _columns(text: str) -> tuple[str, ...]:
     if not all(names):
         raise argparse.ArgumentTypeError(f"expected names with commas between them, got {text[:100]!r}")
     return tuple(dict.fromkeys(names))
+
+
+def _rate(text: str) -> float:
+    value = number(text)
+    if not 0.0 < value < 1.0:
+        raise argparse.ArgumentTypeError(f"expected a share between 0 and 1, got {text[:50]!r}")
+    return value
 
 
 def _count(text: str) -> int:

@@ -47,7 +47,8 @@ def render_text(document: Document, *, width: int | None = None, colour: bool = 
     colour : bool
         Mark headings and findings by ANSI colours.
     """
-    return "\n".join("\n".join(_section_lines(section, width, colour)) + "\n" for section in document.sections)
+    text = "\n".join("\n".join(_section_lines(section, width, colour)) + "\n" for section in document.sections)
+    return f"{text}\n{document.verbatim}" if document.verbatim else text
 
 
 def _section_lines(section: Section, width: int | None, colour: bool) -> list[str]:

@@ -121,7 +121,7 @@ def test_columns_that_are_named_in_advance_exist(model: Path) -> None:
     ("arguments", "message"),
     [
         ([], "the following arguments are required: COMMAND"),
-        (["explain"], "invalid choice: 'explain'"),
+        (["exlpain"], "invalid choice: 'exlpain'"),
         (["analyze"], "the following arguments are required: MODEL"),
         (["compare", "MODEL"], "the following arguments are required: MODEL"),
         (["analyze", ""], "argument MODEL: the value is empty"),
