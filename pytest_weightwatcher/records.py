@@ -10,7 +10,7 @@ import math
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -195,7 +195,7 @@ class LayerRecord:
 def record_of(layer: LayerAnalysis) -> LayerRecord:
     """Return the record of a layer that was computed."""
     spec = layer.spec
-    identity = {
+    identity: dict[str, Any] = {
         "name": spec.name,
         "shape": spec.shape,
         "dtype": spec.dtype,
