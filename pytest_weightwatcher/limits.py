@@ -104,7 +104,8 @@ def check_names(config: Config) -> None:
             if name not in known:
                 raise config.error((*location, name), f"no such check{suggest(name, known)}")
             _check_extra(config, (*location, name), name)
-            if name in (CORRELATION_TRAPS, NOISE) and table[name] is not None and table[name].min is not None:
+            limit = table[name]
+            if name in (CORRELATION_TRAPS, NOISE) and limit is not None and limit.min is not None:
                 raise config.error((*location, name, "min"), "there is no least number of it to ask for; give max")
     for place, regression, quantities in _regression_tables(config):
         for name in regression.limits():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import date, timedelta
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from pytest_weightwatcher.config import Config
 from pytest_weightwatcher.policy import apply_policy, current_date, is_covered, judge_waivers
 from pytest_weightwatcher.verdict import Judgement, Verdict
+from tests.gate.conftest import MakeModel, flat
 
 TODAY = date(2027, 3, 1)
 
@@ -109,3 +111,96 @@ def test_expired_waivers_fail_the_run_even_where_they_cover_nothing() -> None:
 
 def test_today_is_a_day() -> None:
     assert type(current_date()) is date
+
+
+# ---------------------------------------------------------------------------------------------------- end to end
+
+
+def run_with(pytester: pytest.Pytester, text: str, *arguments: str) -> tuple[pytest.RunResult, dict[str, Any]]:
+    pytester.makefile(".yaml", ww=f"version: 1\n{text}")
+    result = pytester.runpytest("--ww-model=model.safetensors", "--ww-report=json:out.json", *arguments)
+    payload: dict[str, Any] = json.loads((pytester.path / "out.json").read_text(encoding="utf-8"))
+    return result, payload
+
+
+FAIL = "checks: {alpha: {min: 2, max: 6}}\n"
+
+
+def waivers(expires: str, *, match: str = "head", check: str = "alpha") -> str:
+    return f"waivers:\n- {{match: '{match}', check: '{check}', reason: known, owner: ann, expires: {expires}}}\n"
+
+
+def test_a_waived_finding_does_not_fail_the_run(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    make_model(head=flat())
+    result, payload = run_with(pytester, f"{FAIL}{waivers('2999-12-31')}", "-v")
+    assert result.ret == pytest.ExitCode.OK
+    assert payload["counts"]["waived"] == 1
+    assert payload["counts"]["fail"] == 0
+    (model,) = payload["models"]
+    (check,) = [check for check in model["checks"] if check["verdict"] == "waived"]
+    assert check["id"] == "ww.yaml::model.safetensors::head::alpha"
+    assert check["detail"].endswith("waived until 2999-12-31: known (owner: ann)")
+    assert model["waivers"] == [
+        {
+            "match": "head",
+            "check": "alpha",
+            "reason": "known",
+            "owner": "ann",
+            "expires": "2999-12-31",
+            "n_used": 1,
+        }
+    ]
+    (listed,) = [check for check in model["checks"] if check["check"] == "waivers"]
+    assert (listed["verdict"], listed["value"]) == ("pass", 0)
+    assert listed["line"] == 3
+
+
+def test_an_expired_waiver_fails_the_run(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    make_model(head=flat())
+    result, payload = run_with(pytester, f"{FAIL}{waivers('2020-01-01')}")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    verdicts = {check["id"].partition("::")[2]: check["verdict"] for check in payload["models"][0]["checks"]}
+    assert verdicts["model.safetensors::head::alpha"] == "fail"
+    assert verdicts["model.safetensors::waivers"] == "fail"
+    assert payload["models"][0]["waivers"][0]["n_used"] == 0
+    make_model()
+    result, _ = run_with(pytester, f"{FAIL}{waivers('2020-01-01')}")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.mark.parametrize(
+    ("of_config", "of_option", "code"),
+    [
+        (None, None, pytest.ExitCode.OK),
+        ("fail", None, pytest.ExitCode.OK),
+        ("warn", None, pytest.ExitCode.TESTS_FAILED),
+        ("never", None, pytest.ExitCode.OK),
+        ("warn", "fail", pytest.ExitCode.OK),
+        ("never", "warn", pytest.ExitCode.TESTS_FAILED),
+    ],
+)
+def test_fail_on_of_the_config_gives_way_to_the_option(
+    pytester: pytest.Pytester,
+    make_model: MakeModel,
+    of_config: str | None,
+    of_option: str | None,
+    code: int,
+) -> None:
+    make_model(head=flat())
+    text = "" if of_config is None else f"policy: {{fail_on: {of_config}}}\n"
+    result, payload = run_with(pytester, text, *([] if of_option is None else [f"--ww-fail-on={of_option}"]))
+    assert result.ret == code
+    assert payload["options"]["fail_on"] == (of_option or of_config or "fail")
+
+
+def test_inconclusive_counts_as_the_config_says(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    """All singular values equal: there is nothing to fit."""
+    import numpy as np
+
+    make_model(head=np.eye(96, 64, dtype=np.float32))
+    found = {}
+    for policy in ("skip", "warn", "fail"):
+        result, payload = run_with(pytester, f"policy: {{inconclusive: {policy}}}\nchecks: {{noise: false}}\n")
+        checks = {check["id"]: check["verdict"] for check in payload["models"][0]["checks"]}
+        found[policy] = (checks["ww.yaml::model.safetensors::head::alpha"], int(result.ret))
+    assert found == {"skip": ("inconclusive", 0), "warn": ("warn", 0), "fail": ("fail", 1)}
