@@ -30,6 +30,9 @@ LOG_RATIO_METRICS = ("effective_rank", "stable_rank", "norm", "spectral_norm")
 SPREAD_WEIGHT = 4.0
 """Of the logarithm of the effective rank against sin θ, see :func:`drift`."""
 
+DRIFT_EVALS = 16
+"""Smaller layers (heads, first convolutions) turn as far in healthy training as in bad: no drift is given for them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
@@ -116,7 +119,13 @@ def compare_records(
     if record.projections and reference.projections:
         change = weight_change(record, reference) if subspaces is None else subspaces.relative_change
         changes[WEIGHTS] = Change(value=change, reference=0.0, sigma=entry.spread.get(WEIGHTS))
-        changes[DRIFT] = Change(value=drift(record, reference, change), reference=0.0, sigma=entry.spread.get(DRIFT))
+        if record.n_evals >= DRIFT_EVALS:
+            value = drift(record, reference, change)
+            changes[DRIFT] = Change(value=value, reference=0.0, sigma=entry.spread.get(DRIFT))
+        else:
+            reasons[DRIFT] = (
+                f"{record.n_evals} eigenvalues are too few: healthy layers this small turn as far as bad ones"
+            )
     _compare_metrics(record, entry, changes)
     if record.traps is not None and reference.traps is not None:
         changes[CORRELATION_TRAPS] = Change(

@@ -45,7 +45,7 @@ from pytest_weightwatcher.verdict import (
     judge_regression,
     judge_traps,
 )
-from pytest_weightwatcher.wording import name_elements
+from pytest_weightwatcher.wording import is_carried_by_few, name_elements
 from spectral.analysis import analyze_matrix
 from spectral.errors import ModelError
 from spectral.execution import single_threaded_blas
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from pytest_weightwatcher.records import LayerRecord
     from spectral.analysis import Analysis, LayerAnalysis
     from spectral.subspaces import SubspaceComparison
+    from spectral.trap_details import Trap
     from spectral.weights import MatrixSpec
 
 
@@ -123,7 +124,7 @@ class Gate:
     def __init__(self, *, n_jobs: int | None) -> None:
         self._measurements = Measurements(n_jobs=n_jobs)
         self._comparisons: dict[tuple[int, str], LayerComparison] = {}
-        self._elements: dict[tuple[int, str], str] = {}
+        self._traps: dict[tuple[int, str], tuple[Trap, ...]] = {}
         self._confirmed: dict[tuple[int, str], tuple[bool, str]] = {}
         self._today = current_date()
 
@@ -252,11 +253,16 @@ class Gate:
         is_confirmed, text = self._confirmed[key]
         if not is_confirmed:
             return replace(judgement, verdict=Verdict.PASS, confirmation=text)
-        if key not in self._elements:
+        if key not in self._traps:
             with single_threaded_blas():
-                self._elements[key] = name_elements(describe_layer_traps(task_of(check.model, spec), level))
-        detail = f"{judgement.detail}; {self._elements[key]}"
-        return replace(judgement, detail=detail, confirmation=text)
+                self._traps[key] = describe_layer_traps(task_of(check.model, spec), level)
+        traps = self._traps[key]
+        judgement = replace(judgement, detail=f"{judgement.detail}; {name_elements(traps)}", confirmation=text)
+        is_news = isinstance(check.rule, RegressionRule) and check.model.profile.trap_news.needs_cause
+        if is_news and judgement.verdict is Verdict.FAIL and not any(map(is_carried_by_few, traps)):
+            # Training moves the weights of a layer as a whole; a few that are out of place are another matter.
+            return replace(judgement, verdict=Verdict.WARN)
+        return judgement
 
     def _confirm_traps(self, model: CheckedModel, spec: MatrixSpec, p_value: float, level: float) -> tuple[bool, str]:
         if p_value <= CLEAR_TRAP * level:

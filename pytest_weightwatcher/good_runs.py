@@ -99,12 +99,14 @@ def _worst_changes(run: Checkpoint, base: Checkpoint) -> dict[str, Worst]:
     return worst
 
 
-def _worst_traps(run: Checkpoint, base: Checkpoint, false_alarm_rate: float) -> Worst:
+def _worst_traps(run: Checkpoint, base: Checkpoint, false_alarm_rate: float, news: TrapNews) -> Worst:
     worst = Worst(value=0.0, layer="")
     level = false_alarm_rate / max(1, run.n_tests)
     for name, record in run.records.items():
         if name in base.records:
-            comparison = compare_records(record, BaselineEntry(record=base.records[name]), trap_level=level)
+            comparison = compare_records(
+                record, BaselineEntry(record=base.records[name]), trap_level=level, news=news
+            )
             change = comparison.changes.get(CORRELATION_TRAPS)
             if change is not None and change.difference > worst.value:
                 worst = Worst(value=change.difference, layer=name)

@@ -508,6 +508,11 @@ def recorded_baseline(
                 f"{recording.path}: not recorded: a filtered run can only change a recording, and there is none of "
                 f"{unknown[0]}"
             )
+    if kept and recording.before is not None and recording.before.version != __version__:
+        raise BaselineError(
+            f"{recording.path}: not recorded: the entries that stay were made by version "
+            f"{recording.before.version[:60]}; record it as a whole"
+        )
     options = model.description.options
     if (
         kept

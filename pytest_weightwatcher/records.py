@@ -41,6 +41,9 @@ MAX_EIGENVALUES = 8
 """Of the permuted matrix, kept to tell a new trap from known ones."""
 
 _P_VALUE_DIGITS = 3
+_SURELY_STRUCTURED = 0.01
+"""An upper bound of a p-value below this says as much as the p-value."""
+
 _SAME = 1e-7
 
 _DERIVED: Mapping[str, Callable[[Mapping[str, float]], float]] = MappingProxyType(
@@ -224,14 +227,28 @@ def record_of(layer: LayerAnalysis) -> LayerRecord:
         metrics=complete_metrics({name: layer.metrics[name] for name in layer.metrics if name not in _OF_TESTS}),
         damage="every value of the layer is the same" if layer.is_constant else None,
         fit_failure=(layer.fit.reason, layer.fit.detail) if isinstance(layer.fit, FitFailure) else None,
-        reasons=layer.reasons,
+        reasons={**_reasons_of_tests(layer), **layer.reasons},
         tail=_tail_of(layer),
         sketch=_rounded_all(sketch_spectrum(layer.spectrum.evals)),
         projections=() if layer.projections is None else _rounded_all(layer.projections),
         traps=_traps_of(layer),
-        noise_p_value=None if layer.noise is None else rounded(layer.noise.p_value, _P_VALUE_DIGITS),
+        noise_p_value=_noise_p_value_of(layer),
         evals=layer.fitted_evals,
     )
+
+
+def _noise_p_value_of(layer: LayerAnalysis) -> float | None:
+    """Return the p-value; of a bound on it only that it is small."""
+    test = layer.noise
+    if test is None or not (test.is_calibrated or test.p_value <= _SURELY_STRUCTURED):
+        return None
+    return rounded(test.p_value, _P_VALUE_DIGITS)
+
+
+def _reasons_of_tests(layer: LayerAnalysis) -> dict[str, str]:
+    if layer.noise is None or _noise_p_value_of(layer) is not None:
+        return {}
+    return {"noise_test": "nearly all elements are zero: the p-value against noise is only known to be at most 1"}
 
 
 def _tail_of(layer: LayerAnalysis) -> Tail | None:

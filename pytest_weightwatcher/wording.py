@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _MAX_NAMED = 5
 _MIN_SHARE = 0.1
+_N_FEW, _MOST = 3, 0.5
 
 
 def describe_change(rule: RegressionRule, change: Change, down: float | None, up: float | None) -> str:
@@ -138,13 +139,18 @@ def name_elements(traps: Sequence[Trap]) -> str:
         if trap.cause == "offset":
             texts.append(f"all weights of the layer share an offset ({trap.mean_share:.0%} of a trap)")
             continue
-        heavy = [element for element in trap.elements[:3] if element.share >= _MIN_SHARE] or [trap.elements[0]]
+        heavy = [element for element in trap.elements[:_N_FEW] if element.share >= _MIN_SHARE] or [trap.elements[0]]
         where = ", ".join(
             f"[{_slice_of(trap, traps)}{element.row}, {element.column}] = {element.value:.4g}" for element in heavy
         )
         texts.append(f"{where} ({sum(element.share for element in heavy):.0%} of a trap)")
     rest = f" and {len(traps) - _MAX_NAMED} more" if len(traps) > _MAX_NAMED else ""
     return f"carried by {'; '.join(texts)}{rest}"
+
+
+def is_carried_by_few(trap: Trap) -> bool:
+    """Tell whether a few weights carry most of a trap."""
+    return trap.cause == "elements" and sum(element.share for element in trap.elements[:_N_FEW]) >= _MOST
 
 
 def _slice_of(trap: Trap, traps: Sequence[Trap]) -> str:

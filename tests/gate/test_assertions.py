@@ -488,7 +488,7 @@ class TestSameVerdictsAsThePlugin:
         assert Verdict.FAIL in seen.values()
         assert len(seen) > 30
         assert seen == {key: expected[key] for key in seen}
-        assert {name for _, name in expected.keys() - seen.keys()} == {"alpha", "correlation_traps", "noise"}
+        assert {name for _, name in expected.keys() - seen.keys()} == {"alpha"}
 
     def test_traps(self, make_model: MakeModel) -> None:
         values = with_trap()["head.weight"]

@@ -26,7 +26,7 @@ COMPARE = ("--ww-model=model.safetensors", "--ww-baseline=b.ww.json")
 N_REGRESSIONS = 6
 """alpha, spectrum, weights, effective_rank, correlation_traps and noise, of each layer."""
 
-N_CHECKS = 3 + len(LAYERS) * (4 + N_REGRESSIONS)
+N_CHECKS = 4 + len(LAYERS) * (2 + N_REGRESSIONS)
 """Coverage, integrity and layers of the model; integrity, alpha, traps and noise of each layer, and its regressions."""
 
 
@@ -642,10 +642,15 @@ RANGES = "p-values and levels of traps must lie in their ranges"
         (entry_changed(no_fit=["no_spread"]), "no_fit must be a known reason and a sentence"),
         (entry_changed(reasons=["x"]), "reasons must be names and sentences"),
         (entry_changed(reasons={"traps": 1}), "reasons must be names and sentences"),
-        (entry_changed(traps=[0.5, 1.0, 1.0]), "traps must be a p-value, an eigenvalue, a limit and a list of levels"),
-        (entry_changed(traps=[1.5, 1.0, 1.0, []]), RANGES),
-        (entry_changed(traps=[0.5, 1.0, 1.0, [0.02, 0.01]]), RANGES),
-        (entry_changed(traps=[0.5, 1.0, 1.0, [0.9]]), RANGES),
+        (
+            entry_changed(traps=[0.5, 1.0, []]),
+            "traps must be a p-value, a limit, a list of levels and a list of eigenvalues",
+        ),
+        (entry_changed(traps=[1.5, 1.0, [], [1.0]]), RANGES),
+        (entry_changed(traps=[0.5, 1.0, [0.02, 0.01], [1.0]]), RANGES),
+        (entry_changed(traps=[0.5, 1.0, [0.9], [1.0]]), RANGES),
+        (entry_changed(traps=[0.5, 1.0, [], []]), "the eigenvalues of traps must descend and not be negative"),
+        (entry_changed(traps=[0.5, 1.0, [], [1.0, 2.0]]), "the eigenvalues of traps must descend and not be negative"),
         (entry_changed(noise=-0.1), "noise must be a p-value"),
         (entry_changed(noise=[0.5]), "noise must be a p-value"),
         (entry_changed(spread=[1.0]), "spread must be names and numbers"),
