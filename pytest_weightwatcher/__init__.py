@@ -9,11 +9,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pytest_weightwatcher.assertions import assert_layers_well_trained
+    from pytest_weightwatcher.assertions import (
+        assert_layers_well_trained,
+        assert_metric,
+        assert_no_correlation_traps,
+        assert_no_regression,
+        assert_rank_preserved,
+        assert_spectra_close,
+    )
 
-__all__ = ["assert_layers_well_trained"]
+__all__ = [
+    "assert_layers_well_trained",
+    "assert_metric",
+    "assert_no_correlation_traps",
+    "assert_no_regression",
+    "assert_rank_preserved",
+    "assert_spectra_close",
+]
 
-_HOMES = {"assert_layers_well_trained": "assertions"}
+_HOMES = dict.fromkeys(__all__, "assertions")
 """Public name -> the module it lives in."""
 
 

@@ -138,7 +138,7 @@ def entry_payload(entry: BaselineEntry) -> dict[str, Any]:
         payload["tail"] = [record.tail.n, record.tail.alpha]
     if record.traps is not None:
         traps = record.traps
-        payload["traps"] = [traps.p_value, traps.eigenvalue, traps.limit, list(traps.levels)]
+        payload["traps"] = [traps.p_value, traps.limit, list(traps.levels), list(traps.eigenvalues)]
     if record.noise_p_value is not None:
         payload["noise"] = record.noise_p_value
     if entry.spread:
@@ -366,13 +366,18 @@ def _read_texts(texts: Any, refuse: Callable[[str], BaselineError]) -> dict[str,
 def _read_traps(traps: Any, refuse: Callable[[str], BaselineError]) -> TrapRecord | None:
     if traps is None:
         return None
-    if not isinstance(traps, list) or len(traps) != 4 or not _are_numbers(traps[:3]) or not _are_numbers(traps[3]):
-        raise refuse("traps must be a p-value, an eigenvalue, a limit and a list of levels")
-    p_value, eigenvalue, limit, levels = traps
+    if not isinstance(traps, list) or len(traps) != 4 or not all(map(_are_numbers, (traps[:2], *traps[2:]))):
+        raise refuse("traps must be a p-value, a limit, a list of levels and a list of eigenvalues")
+    p_value, limit, levels, eigenvalues = traps
+    if not eigenvalues or eigenvalues != sorted(eigenvalues, reverse=True) or not eigenvalues[-1] >= 0:
+        raise refuse("the eigenvalues of traps must descend and not be negative")
     if not 0 <= p_value <= 1 or levels != sorted(levels) or not all(0 <= level <= TRAP_LEVEL for level in levels):
         raise refuse("p-values and levels of traps must lie in their ranges")
     return TrapRecord(
-        p_value=float(p_value), levels=tuple(map(float, levels)), eigenvalue=float(eigenvalue), limit=float(limit)
+        p_value=float(p_value),
+        levels=tuple(map(float, levels)),
+        eigenvalues=tuple(map(float, eigenvalues)),
+        limit=float(limit),
     )
 
 

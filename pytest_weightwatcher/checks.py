@@ -1,4 +1,4 @@
-"""What can be checked, by what kind of limit, and the names of it all. One table, read by ww.yaml, verdicts and reports."""
+"""What can be checked, by what kind of limit, and the names of it all: read by ww.yaml, verdicts and reports."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from pytest_weightwatcher.baseline import BaselineEntry
+    from pytest_weightwatcher.profiles import TrapNews
     from pytest_weightwatcher.records import LayerRecord
     from spectral.subspaces import SubspaceComparison
 
@@ -28,9 +29,6 @@ LOG_RATIO_METRICS = ("effective_rank", "stable_rank", "norm", "spectral_norm")
 
 SPREAD_WEIGHT = 4.0
 """Of the logarithm of the effective rank against sin θ, see :func:`drift`."""
-
-TRAP_GROWTH = 2.0
-"""A trap whose eigenvalue has grown by this factor is a new one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +84,7 @@ def compare_records(
     entry: BaselineEntry,
     *,
     trap_level: float,
+    news: TrapNews,
     subspaces: SubspaceComparison | None = None,
 ) -> LayerComparison:
     """Measure a layer against its baseline entry.
@@ -98,6 +97,8 @@ def compare_records(
         The accepted state.
     trap_level : float
         Level of significance that the whole run leaves this layer.
+    news : TrapNews
+        When a trap is a new one.
     subspaces : SubspaceComparison, optional
         Of the weights themselves, where both checkpoints are at hand.
     """
@@ -117,7 +118,13 @@ def compare_records(
         changes[WEIGHTS] = Change(value=change, reference=0.0, sigma=entry.spread.get(WEIGHTS))
         changes[DRIFT] = Change(value=drift(record, reference, change), reference=0.0, sigma=entry.spread.get(DRIFT))
     _compare_metrics(record, entry, changes)
-    _compare_tests(record, reference, trap_level, changes, reasons)
+    if record.traps is not None and reference.traps is not None:
+        changes[CORRELATION_TRAPS] = Change(
+            value=float(_n_new_traps(record, reference, trap_level, news)), reference=0.0
+        )
+    else:
+        reasons[CORRELATION_TRAPS] = record.reasons.get("traps", "there was no test for traps")
+    _compare_noise(record, reference, changes, reasons)
     is_identical = record.content_hash == reference.content_hash
     if subspaces is not None or is_identical:
         _compare_directions(subspaces, changes)
@@ -239,36 +246,34 @@ def _compare_metrics(record: LayerRecord, entry: BaselineEntry, changes: dict[st
             )
 
 
-def _compare_tests(
-    record: LayerRecord,
-    reference: LayerRecord,
-    trap_level: float,
-    changes: dict[str, Change],
-    reasons: dict[str, str],
+def _compare_noise(
+    record: LayerRecord, reference: LayerRecord, changes: dict[str, Change], reasons: dict[str, str]
 ) -> None:
-    if record.traps is not None and reference.traps is not None:
-        before, now = reference.traps.count(TRAP_LEVEL), record.traps.count(trap_level)
-        if record.content_hash == reference.content_hash:
-            # The same content has the same traps, whatever the permutation of this run found.
-            now = min(now, before)
-        elif now and _has_grown(record, reference):
-            # Another weight, in the place of one that was known.
-            now = max(now, before + 1)
-        changes[CORRELATION_TRAPS] = Change(value=float(now), reference=float(before))
-    else:
-        reasons[CORRELATION_TRAPS] = record.reasons.get("traps", "there was no test for traps")
     if record.noise_p_value is not None and reference.noise_p_value is not None:
         changes[NOISE] = Change(value=record.noise_p_value, reference=reference.noise_p_value)
     else:
         reasons[NOISE] = record.reasons.get("noise_test", "there was no test against noise")
 
 
-def _has_grown(record: LayerRecord, reference: LayerRecord) -> bool:
-    """Tell whether the strongest trap has grown against all the weights of its layer by more than TRAP_GROWTH."""
+def _n_new_traps(record: LayerRecord, reference: LayerRecord, level: float, news: TrapNews) -> int:
+    """Count the traps that the baseline does not have.
+
+    Two ways to be a new one: there are more than could be seen in the baseline, however faintly (at TRAP_LEVEL for the
+    layer alone); or an eigenvalue finds no partner among those of the baseline's permuted matrix.
+    """
     assert record.traps is not None, "only layers with a test are compared"
     assert reference.traps is not None, "only layers with a test are compared"
-    share, share_before = record.traps.eigenvalue / record.norm, reference.traps.eigenvalue / reference.norm
-    return share > TRAP_GROWTH * share_before
+    if record.content_hash == reference.content_hash:
+        return 0
+    n_now = record.traps.count(level) if news.needs_cause else record.traps.n_outside(level)
+    known = [value / reference.norm for value in reference.traps.eigenvalues]
+    n_new = 0
+    for value in record.traps.eigenvalues[:n_now]:
+        if known and value / record.norm <= news.growth * known[0]:
+            known.pop(0)
+        else:
+            n_new += 1
+    return max(n_new, record.traps.count(level) - reference.traps.count(TRAP_LEVEL))
 
 
 def _compare_directions(subspaces: SubspaceComparison | None, changes: dict[str, Change]) -> None:

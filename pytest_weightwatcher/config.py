@@ -107,21 +107,7 @@ CheckTable = dict[str, Annotated[Limit | None, BeforeValidator(_off)]]
 """Check name -> its limit, or None where it is switched off."""
 
 
-class MetricRegression(_Section):
-    """How far a number may move from its baseline, in both directions.
-
-    A change counts only when it exceeds every allowance that is given for its direction; a direction without any is not
-    limited.
-    """
-
-    max_increase: NotNegative | None = Field(default=None, description="allowance in the units of the metric")
-    max_decrease: NotNegative | None = Field(default=None, description="allowance in the units of the metric")
-    max_relative_increase: NotNegative | None = Field(default=None, description="as a share of the baseline's value")
-    max_relative_decrease: NotNegative | None = Field(default=None, description="as a share of the baseline's value")
-    sigmas: NotNegative | None = Field(default=None, description="allowance in standard errors, where they are known")
-    warn_at: Share | None = Field(default=None, description="share of the allowance from which on it warns")
-    severity: Literal["fail", "warn"] | None = None
-
+class _RegressionLimit(_Section):
     def changes(self) -> dict[str, Any]:
         """Return what this changes of a :class:`~pytest_weightwatcher.checks.RegressionRule`."""
         names = {
@@ -137,7 +123,23 @@ class MetricRegression(_Section):
         return {names.get(name, name): value for name, value in given.items() if value is not None}
 
 
-class SpectrumRegression(_Section):
+class MetricRegression(_RegressionLimit):
+    """How far a number may move from its baseline, in both directions.
+
+    A change counts only when it exceeds every allowance that is given for its direction; a direction without any is not
+    limited.
+    """
+
+    max_increase: NotNegative | None = Field(default=None, description="allowance in the units of the metric")
+    max_decrease: NotNegative | None = Field(default=None, description="allowance in the units of the metric")
+    max_relative_increase: NotNegative | None = Field(default=None, description="as a share of the baseline's value")
+    max_relative_decrease: NotNegative | None = Field(default=None, description="as a share of the baseline's value")
+    sigmas: NotNegative | None = Field(default=None, description="allowance in standard errors, where they are known")
+    warn_at: Share | None = Field(default=None, description="share of the allowance from which on it warns")
+    severity: Literal["fail", "warn"] | None = None
+
+
+class SpectrumRegression(_RegressionLimit):
     """How far the singular values may move: √Σ(σ-σ')² relative to √Σσ²."""
 
     max_displacement: Positive | None = None
@@ -145,10 +147,8 @@ class SpectrumRegression(_Section):
     warn_at: Share | None = None
     severity: Literal["fail", "warn"] | None = None
 
-    changes = MetricRegression.changes
 
-
-class WeightsRegression(_Section):
+class WeightsRegression(_RegressionLimit):
     """How far the weights may move: ‖W-W'‖ relative to ‖W‖, estimated where the baseline is a file."""
 
     max_change: Positive | None = None
@@ -156,24 +156,18 @@ class WeightsRegression(_Section):
     warn_at: Share | None = None
     severity: Literal["fail", "warn"] | None = None
 
-    changes = MetricRegression.changes
 
-
-class CountRegression(_Section):
+class CountRegression(_RegressionLimit):
     """How many new ones there may be."""
 
     max_new: Annotated[int, Field(ge=0)] | None = None
     severity: Literal["fail", "warn"] | None = None
 
-    changes = MetricRegression.changes
 
-
-class SeverityRegression(_Section):
+class SeverityRegression(_RegressionLimit):
     """A check with nothing to set but its severity."""
 
     severity: Literal["fail", "warn"] | None = None
-
-    changes = MetricRegression.changes
 
 
 class RegressionTable(_Section):

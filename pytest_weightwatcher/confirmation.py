@@ -1,4 +1,4 @@
-"""Before a check fails: is it borderline, and what does a more careful computation say?
+"""Before a check fails: whether it is borderline, and what a more careful computation says.
 
 A finding near its limit is computed again, by a full singular value decomposition in float64 instead of the Gram
 matrix; a trap that is no more than just significant is tested under more permutations. Findings far beyond their limits
@@ -10,12 +10,11 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING
 
-from pytest_weightwatcher.verdict import Judgement
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_weightwatcher.checks import Rule
+    from pytest_weightwatcher.verdict import Judgement
 
 BORDER = 1.25
 """A change of up to this many times its allowance is borderline."""

@@ -16,6 +16,7 @@ from pytest_weightwatcher.checks import (
     NOISE,
     OVERLAP,
     WAIVERS,
+    WEIGHTS,
     RegressionRule,
     Rule,
 )
@@ -60,6 +61,10 @@ if TYPE_CHECKING:
     from spectral.analysis import Analysis, LayerAnalysis
     from spectral.subspaces import SubspaceComparison
     from spectral.weights import MatrixSpec
+
+
+_NOT_OF_SPECTRA = frozenset((CORRELATION_TRAPS, NOISE, OVERLAP, INTRUDERS, WEIGHTS))
+"""Quantities about which another way to the spectrum says nothing new."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,13 +226,18 @@ class Gate:
             comparison = self._comparison(check.model, spec, record, entry)
         judgement = judge_regression(record, comparison, rule)
         judgement = self._with_name(check.model, spec, judgement)
-        if rule.quantity in (CORRELATION_TRAPS, NOISE, OVERLAP, INTRUDERS):
+        if rule.quantity in _NOT_OF_SPECTRA:
             return judgement
         if not self._is_worth_a_second_look(judgement, None, record):
             return judgement
         again = self._by_svd(check.model, spec)
         level, _ = self._measurements.trap_level(check.model, spec)
-        return _confirmed(judgement, judge_regression(again, compare_records(again, entry, trap_level=level), rule))
+        return _confirmed(
+            judgement,
+            judge_regression(
+                again, compare_records(again, entry, trap_level=level, news=check.model.profile.trap_news), rule
+            ),
+        )
 
     def _judge_found_traps(
         self, check: Check, spec: MatrixSpec, record: LayerRecord, judgement: Judgement
@@ -276,7 +286,7 @@ class Gate:
             subspaces = self._measurements.subspaces(model, spec)
         if isinstance(subspaces, str):
             return LayerComparison(blocked=subspaces)
-        return compare_records(record, entry, trap_level=level, subspaces=subspaces)
+        return compare_records(record, entry, trap_level=level, news=model.profile.trap_news, subspaces=subspaces)
 
     def _pooled(self, model: CheckedModel) -> dict[str, Change]:
         pairs = []
@@ -298,7 +308,7 @@ class Gate:
 
     def _is_worth_a_second_look(self, judgement: Judgement, rule: Rule | None, record: LayerRecord) -> bool:
         n_values = record.rows * record.columns
-        return is_borderline(judgement, rule) and record.evals is not None and n_values <= SVD_VALUES
+        return is_borderline(judgement, rule) and n_values <= SVD_VALUES
 
     def _by_svd(self, model: CheckedModel, spec: MatrixSpec) -> LayerRecord:
         return record_of(analyze_matrix(by_svd(task_of(model, spec))))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_weightwatcher.collection import CheckItem, ConfigFile
+from pytest_weightwatcher.nodeids import printable
 from pytest_weightwatcher.plugin import PAYLOAD_ATTRIBUTE, USAGE_ERROR_ATTRIBUTE
 from pytest_weightwatcher.report.terminal import header_line, write_summary
 
@@ -40,7 +41,20 @@ class GateHooks:
         return report
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_collection_modifyitems(self, session: pytest.Session, items: list[pytest.Item]) -> None:
+    def pytest_collection_modifyitems(
+        self, session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
+    ) -> None:
+        self._add_main_file(session, items)
+        if self._gate.options.explain:
+            others = [item for item in items if not self._is_explained(item)]
+            if others:
+                items[:] = [item for item in items if self._is_explained(item)]
+                config.hook.pytest_deselected(items=others)
+
+    def _is_explained(self, item: pytest.Item) -> bool:
+        return isinstance(item, CheckItem) and self._gate.is_explained(item.stable_id)
+
+    def _add_main_file(self, session: pytest.Session, items: list[pytest.Item]) -> None:
         main = self._gate.main_path
         if not self._gate.options.is_active or any(
             isinstance(item, CheckItem) and item.config_path == main for item in items
@@ -55,6 +69,15 @@ class GateHooks:
                 raise pytest.UsageError(f"not found: {self._selected[0]} (no such check; see --collect-only)")
             made = chosen
         items.extend(made)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        if self._gate.options.explain and not self._gate.is_worker:
+            unknown = self._gate.unknown_explanations(
+                item.stable_id for item in session.items if isinstance(item, CheckItem)
+            )
+            if unknown:
+                raise pytest.UsageError(f"--ww-explain {printable(unknown)}: no such check; see --collect-only")
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> None:

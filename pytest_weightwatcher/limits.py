@@ -1,4 +1,4 @@
-"""The rules in force for a layer or a model: built-in limits, the profile, ww.yaml, matching overrides, in this order."""
+"""The rules in force for a layer or a model: built-in limits, the profile, ww.yaml, overrides, in this order."""
 
 from __future__ import annotations
 
@@ -104,6 +104,9 @@ def check_names(config: Config) -> None:
             if name not in known:
                 raise config.error((*location, name), f"no such check{suggest(name, known)}")
             _check_extra(config, (*location, name), name)
+            limit = table[name]
+            if name in (CORRELATION_TRAPS, NOISE) and limit is not None and limit.min is not None:
+                raise config.error((*location, name, "min"), "there is no least number of it to ask for; give max")
     for place, regression, quantities in _regression_tables(config):
         for name in regression.limits():
             if name not in quantities:

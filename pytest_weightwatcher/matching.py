@@ -159,6 +159,8 @@ def _by_distance(
     clearly: float | None = None,
 ) -> list[tuple[str, str]]:
     """Return the pairs of least total distance among layers of one shape, each within the largest."""
+    if not new or not old:
+        return []
     from scipy.optimize import linear_sum_assignment
 
     found: list[tuple[str, str]] = []
@@ -169,6 +171,8 @@ def _by_distance(
         if not theirs:
             continue
         table = distances(ours, [record for _, record in theirs])
+        if not np.isfinite(table).all():
+            continue
         for row, column in zip(*linear_sum_assignment(table), strict=True):
             distance = table[row, column]
             others = np.concatenate([np.delete(table[row], column), np.delete(table[:, column], row)])

@@ -89,8 +89,8 @@ _MEANINGS: Mapping[str, Meaning] = MappingProxyType(
         REGRESSION + CORRELATION_TRAPS: _TRAPS,
         NOISE: Meaning(
             below="",
-            above="The layer cannot be told from random numbers: it was never trained, was initialised anew, or what it "
-            "had learned is gone.",
+            above="The layer cannot be told from random numbers: it was never trained, was initialised anew, or what "
+            "it had learned is gone.",
             action="Check that the right tensor was loaded and that the layer takes part in training; exclude it where "
             "it is random on purpose.",
         ),
@@ -118,8 +118,8 @@ _MEANINGS: Mapping[str, Meaning] = MappingProxyType(
         ),
         REGRESSION + WEIGHTS: Meaning(
             below="",
-            above="The weights are not those of the baseline within rounding: another layer, weights drawn anew, pruned or "
-            "quantised too coarsely, or trained on.",
+            above="The weights are not those of the baseline within rounding: another layer, weights drawn anew, "
+            "pruned or quantised too coarsely, or trained on.",
             action=f"{_COMPARE_STEP} Where the weights were meant to be trained on, choose the profile finetune.",
         ),
         REGRESSION + DRIFT: Meaning(
@@ -146,8 +146,8 @@ _MEANINGS: Mapping[str, Meaning] = MappingProxyType(
         ),
         REGRESSION + INTRUDERS: Meaning(
             below="",
-            above="Leading directions resemble none of the baseline's: typical of a LoRA of low rank or a high learning "
-            "rate; such models forget more (arXiv 2410.21228).",
+            above="Leading directions resemble none of the baseline's: typical of a LoRA of low rank or a high "
+            "learning rate; such models forget more (arXiv 2410.21228).",
             action="Lower the learning rate or raise the rank of the adapter, or accept it with a waiver.",
         ),
         WAIVERS: Meaning(
@@ -157,6 +157,19 @@ _MEANINGS: Mapping[str, Meaning] = MappingProxyType(
         ),
     }
 )
+
+
+UNREADABLE = Meaning(
+    below="",
+    above="The file changed, or became unreadable, while the run was going on.",
+    action="Run again; if it stays so, write the file anew.",
+)
+UNDECIDED = Meaning(
+    below="",
+    above="The numbers of this layer do not allow a verdict, and the policy of ww.yaml counts that.",
+    action="Look at the layer by hand, waive it, or set policy.inconclusive to skip.",
+)
+"""What there is to say of findings that are none of numbers."""
 
 
 def meaning_of(check: str) -> Meaning:

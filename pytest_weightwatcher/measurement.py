@@ -119,7 +119,7 @@ class Measurements:
         return None if name is None else self._entry_named(model, name)
 
     def subspaces(self, model: CheckedModel, spec: MatrixSpec) -> SubspaceComparison | str | None:
-        """Return how the directions of a layer moved; a reason where they have none, None where it has no checkpoint."""
+        """Return how the directions of a layer moved, or why they have none; None where there is no checkpoint."""
         name = self.partner(model, spec)
         if model.baseline is None or name is None or name not in model.baseline.tasks:
             return None

@@ -245,16 +245,27 @@ def plan_model(
         Models that share the false-alarm rate.
     """
     chosen = profile_of(config, profile)
+    compared = {} if baseline is None else _paired_rules(config, chosen, description, baseline)
     return CheckedModel(
         name=name,
         path=path or Path(name),
         folder=folder or Path(),
         description=description,
         config=config,
-        rules={spec.name: layer_rules(config, spec.name) for spec in description.matrices},
+        rules={
+            spec.name: tuple(
+                rule
+                for rule in layer_rules(config, spec.name)
+                # Beside a baseline it is news that counts, unless ww.yaml asks for both.
+                if rule.line is not None
+                or rule.check not in {paired.quantity for paired in compared.get(spec.name, ())}
+                or rule.check not in (CORRELATION_TRAPS, NOISE)
+            )
+            for spec in description.matrices
+        },
         model_rules=model_rules(config),
         profile=chosen,
-        regression_rules={} if baseline is None else _paired_rules(config, chosen, description, baseline),
+        regression_rules=compared,
         model_regression_rules=() if baseline is None else model_regression_rules(config, chosen),
         baseline=baseline,
         known={} if baseline is None else _known_matrices(baseline, description.options),

@@ -33,7 +33,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "ww: checks of neural-network checkpoints (pytest-weightwatcher)")
+    config.addinivalue_line(
+        "markers",
+        "ww: checks of neural-network checkpoints (pytest-weightwatcher); on a test of your own, "
+        "ww(model=, baseline=, profile=, seed=, config=) says what its ww_ fixtures are about",
+    )
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(_ReportWatch(config), "ww-report-watch")
 

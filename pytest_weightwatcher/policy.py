@@ -38,7 +38,7 @@ def apply_policy(judgement: Judgement, layer: str | None, config: Config, today:
     """
     if judgement.verdict is Verdict.INCONCLUSIVE and config.policy.inconclusive != "skip":
         verdict = Verdict.FAIL if config.policy.inconclusive == "fail" else Verdict.WARN
-        judgement = replace(judgement, verdict=verdict, detail=f"inconclusive: {judgement.detail}")
+        judgement = replace(judgement, verdict=verdict, detail=f"inconclusive: {judgement.detail}", is_undecided=True)
     if judgement.verdict not in (Verdict.WARN, Verdict.FAIL) or judgement.check == WAIVERS:
         return judgement
     waivers = [waiver for waiver in config.waivers if is_covered(waiver, judgement.check, layer)]

@@ -26,6 +26,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrapNews:
+    """When a trap is a new one.
+
+    Attributes
+    ----------
+    growth : float
+        An eigenvalue of the permuted matrix (as a share of all) is that of a known trap, or of the known bulk, where
+        it is at most so many times as large.
+    needs_cause : bool
+        Only weights count that the others make improbable. Where weights should be the same, any news counts.
+    """
+
+    growth: float
+    needs_cause: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
     """Default limits against the baseline.
 
@@ -35,12 +52,15 @@ class Profile:
         ``compression`` or ``finetune``.
     question : str
         What it asks, for reports.
+    trap_news : TrapNews
+        When a trap is a new one.
     layer_rules, model_rules : mapping of str to RegressionRule
         Quantity -> rule, of each layer and of the model as a whole.
     """
 
     name: str
     question: str
+    trap_news: TrapNews
     layer_rules: Mapping[str, RegressionRule]
     model_rules: Mapping[str, RegressionRule]
 
@@ -62,6 +82,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
         "compression": Profile(
             name="compression",
             question="are the weights the same, but for rounding?",
+            trap_news=TrapNews(growth=1.1, needs_cause=False),
             layer_rules=_table(
                 _ALPHA,
                 RegressionRule(quantity=SPECTRUM, increase=0.03, sigmas=3.0),
@@ -75,6 +96,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
         "finetune": Profile(
             name="finetune",
             question="has any layer's health become worse?",
+            trap_news=TrapNews(growth=2.0, needs_cause=True),
             layer_rules=_table(
                 _ALPHA,
                 RegressionRule(quantity=DRIFT, increase=0.36, sigmas=3.0),

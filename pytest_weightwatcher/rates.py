@@ -1,7 +1,7 @@
 """One false-alarm rate for the trap test over a whole run, decided layer by layer.
 
-Holm's procedure needs the p-values of all layers, but nearly every layer's fate is plain from its own: above the rate it
-is no alarm, below the rate over the number of tests it is one. The others are asked only in between, so that an item
+Holm's procedure needs the p-values of all layers, but nearly every layer's fate is plain from its own: above the rate
+it is no alarm, below the rate over the number of tests it is one. The others are asked only in between, so that an item
 run alone, or by another worker, gets the verdict of the whole run.
 """
 

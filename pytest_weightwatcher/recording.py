@@ -14,7 +14,6 @@ from pytest_weightwatcher.errors import BaselineError
 from pytest_weightwatcher.planning import recorded_baseline
 from pytest_weightwatcher.records import LayerRecord, rounded
 from pytest_weightwatcher.report.result import tool_payload
-from pytest_weightwatcher.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,8 +40,8 @@ def is_to_be_recorded(gate: Gate, model: CheckedModel, spec: MatrixSpec) -> bool
 
 def _is_no_worse(gate: Gate, model: CheckedModel, spec: MatrixSpec) -> bool:
     """Tell whether a layer passes all its checks against the baseline, and has no finding that its entry had not."""
-    from pytest_weightwatcher.gate import layer_checks
     from pytest_weightwatcher.checks import RegressionRule, Rule
+    from pytest_weightwatcher.gate import layer_checks
     from pytest_weightwatcher.verdict import judge_metric
 
     assert model.baseline is not None, "the caller has seen to that"

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from dataclasses import dataclass, field
+from itertools import accumulate
 from types import MappingProxyType
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from spectral.fits import FitFailure, FitFailureReason
 from spectral.matrix_tests import NOISE_METRICS, TRAP_METRICS
+from spectral.noise import any_of
 from spectral.paired import sketch_spectrum
 from spectral.power_law import PowerLawFit, alpha_at_tail
 from spectral.spectrum import Spectrum, SpectrumFailure
@@ -23,6 +23,7 @@ from spectral.spectrum import Spectrum, SpectrumFailure
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from spectral.analysis import LayerAnalysis
@@ -35,6 +36,9 @@ SKETCH_DIGITS = 5
 
 TRAP_LEVEL = 0.05
 """Traps are told apart up to this level of significance for a layer alone; the run's level is far below."""
+
+MAX_EIGENVALUES = 8
+"""Of the permuted matrix, kept to tell a new trap from known ones."""
 
 _P_VALUE_DIGITS = 3
 _SAME = 1e-7
@@ -91,16 +95,25 @@ class TrapRecord:
         Of the layer, in [0, 1].
     levels : tuple of float
         Levels of significance from which on there is one trap more, ascending, up to :data:`TRAP_LEVEL`.
-    eigenvalue : float
-        The largest one of the permuted matrix, in the scale of the spectrum.
+    eigenvalues : tuple of float
+        The largest ones of the permuted matrix, descending, in the scale of the spectrum, down to the first inside the
+        bulk; at most :data:`MAX_EIGENVALUES`.
+    outside : tuple of float
+        Levels of significance from which on one eigenvalue more lies outside the bulk, whatever its cause; empty where
+        the record was read from a baseline.
     limit : float
         Singular value below which a trap cannot be seen.
     """
 
     p_value: float
     levels: tuple[float, ...]
-    eigenvalue: float
+    eigenvalues: tuple[float, ...]
     limit: float
+    outside: tuple[float, ...] = field(default=(), compare=False)
+
+    def n_outside(self, level: float) -> int:
+        """Count the eigenvalues outside the bulk at a level of significance."""
+        return bisect_right(self.outside, level)
 
     def count(self, level: float) -> int:
         """Count the traps at a level of significance for this layer, at most :data:`TRAP_LEVEL`."""
@@ -195,7 +208,7 @@ class LayerRecord:
 def record_of(layer: LayerAnalysis) -> LayerRecord:
     """Return the record of a layer that was computed."""
     spec = layer.spec
-    identity = {
+    identity: dict[str, Any] = {
         "name": spec.name,
         "shape": spec.shape,
         "dtype": spec.dtype,
@@ -232,11 +245,20 @@ def _traps_of(layer: LayerAnalysis) -> TrapRecord | None:
     if layer.traps is None:
         return None
     assert isinstance(layer.spectrum, Spectrum), "a layer with a test has a spectrum"
-    scale = layer.spec.scale
+    scale, tests = layer.spec.scale, layer.traps.slices
+    leading = sorted(
+        (
+            (value, any_of(p_value, len(tests)))
+            for test in tests
+            for value, p_value in zip(test.eigenvalues, test.eigenvalue_p_values, strict=True)
+        ),
+        reverse=True,
+    )[:MAX_EIGENVALUES]
     return TrapRecord(
         p_value=rounded(layer.traps.p_value, _P_VALUE_DIGITS),
         levels=_rounded_all(layer.traps.levels(TRAP_LEVEL), _P_VALUE_DIGITS),
-        eigenvalue=rounded(max(test.eigenvalues[0] for test in layer.traps.slices) * scale**2, SKETCH_DIGITS),
+        eigenvalues=tuple(rounded(value * scale**2) for value, _ in leading),
+        outside=tuple(accumulate((p_value for _, p_value in leading), max)),
         limit=rounded(layer.traps.detectability_limit * scale, SKETCH_DIGITS),
     )
 
@@ -250,7 +272,7 @@ def stored_metrics(metrics: Mapping[str, float | int]) -> dict[str, float | int]
 
 
 def complete_metrics(metrics: Mapping[str, float | int], n_evals: int | None = None) -> dict[str, float | int]:
-    """Return rounded metrics, with those that follow from others.
+    """Return rounded metrics, with those that follow from others, in the order of their names.
 
     Parameters
     ----------
@@ -270,7 +292,8 @@ def complete_metrics(metrics: Mapping[str, float | int], n_evals: int | None = N
         )
         if derived is not None and is_near:
             found[name] = derived
-    return found
+    # One order, whether they were computed or read: reports are compared byte by byte.
+    return dict(sorted(found.items()))
 
 
 def _derive(name: str, metrics: Mapping[str, float | int]) -> float | None:

@@ -15,6 +15,8 @@ from pytest_weightwatcher.options import CONFIG_NAME, is_asked_on_the_command_li
 from spectral.errors import SpectralError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pytest_weightwatcher.collection import CheckItem
     from pytest_weightwatcher.config import Config
     from pytest_weightwatcher.gate import Check
@@ -199,6 +201,21 @@ class GateSession:
             self._note_problem(str(error))
         self.results.receive(payload)
 
+    def is_explained(self, node_id: str) -> bool:
+        """Tell whether ``--ww-explain`` asks about a check: by its id, the end of it, or a shell pattern."""
+        from pytest_weightwatcher.explain import is_match
+
+        return any(is_match(node_id, wanted) for wanted in self.options.explain)
+
+    def unknown_explanations(self, node_ids: Iterable[str]) -> str | None:
+        """Return the first thing to be explained that no check answers to."""
+        from pytest_weightwatcher.explain import is_match
+
+        known = list(node_ids)
+        return next(
+            (wanted for wanted in self.options.explain if not any(is_match(each, wanted) for each in known)), None
+        )
+
     def lose(self, node_id: str) -> None:
         """Note an item that failed without a verdict: its worker died, or something else broke."""
         self.results.lose(node_id)
@@ -307,5 +324,6 @@ def _share_of_cores(config: pytest.Config) -> int | None:
 def _is_filtered(config: pytest.Config) -> bool:
     """Tell whether the user chose some items: only then may a recording leave layers as they were."""
     option = config.option
-    is_chosen = any(getattr(option, name, None) for name in ("keyword", "markexpr", "deselect", "lf"))
+    choices = ("keyword", "markexpr", "deselect", "lf", "ww_explain")
+    is_chosen = any(getattr(option, name, None) for name in choices)
     return is_chosen or any("::" in argument for argument in config.args)

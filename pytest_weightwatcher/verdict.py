@@ -21,7 +21,7 @@ from pytest_weightwatcher.checks import (
     Rule,
     Severity,
 )
-from pytest_weightwatcher.meanings import meaning_of
+from pytest_weightwatcher.meanings import UNDECIDED, UNREADABLE, Meaning, meaning_of
 from pytest_weightwatcher.wording import (
     describe_change,
     format_bounds,
@@ -96,7 +96,10 @@ class Judgement:
     confirmation : str
         What a second, more careful computation gave; empty where there was none.
     share : float, optional
-        The change as a share of its allowance: above 1 is a finding. None for other checks.
+        The change as a share of its allowance, or of the part of it from which on the check warns: above 1 is a
+        finding. None for other checks.
+    is_undecided : bool
+        The numbers gave no verdict; a policy made it one.
     """
 
     check: str
@@ -108,6 +111,7 @@ class Judgement:
     resolution: str = ""
     confirmation: str = ""
     share: float | None = None
+    is_undecided: bool = False
 
     @property
     def is_finding(self) -> bool:
@@ -122,11 +126,7 @@ class Judgement:
     @property
     def meaning(self) -> str:
         """What such a finding usually means."""
-        name = self.check.removeprefix(MODEL)
-        meaning = meaning_of(name)
-        if self.value is None and not name.startswith(REGRESSION):
-            # What a value beside its limit means says nothing about one that does not exist.
-            meaning = meaning_of(INTEGRITY)
+        meaning = self._meaning
         if self.check == BASELINE_LAYERS:
             return meaning.above if self.verdict is Verdict.WARN else meaning.below
         if self.baseline is not None:
@@ -139,7 +139,19 @@ class Judgement:
     @property
     def action(self) -> str:
         """What to do about such a finding."""
-        return meaning_of(self.check.removeprefix(MODEL)).action
+        return self._meaning.action
+
+    @property
+    def _meaning(self) -> Meaning:
+        name = self.check.removeprefix(MODEL)
+        if self.verdict is Verdict.ERROR:
+            return UNREADABLE
+        if self.is_undecided:
+            return UNDECIDED
+        if self.value is None and not name.startswith(REGRESSION):
+            # What a value beside its limit means says nothing about one that does not exist.
+            return meaning_of(INTEGRITY)
+        return meaning_of(name)
 
 
 def judge_other_tensors(non_finite: Sequence[NonFiniteTensor], n_tensors: int) -> Judgement:
@@ -165,12 +177,13 @@ def judge_integrity(record: LayerRecord) -> Judgement:
 
 
 def _other_damage(record: LayerRecord) -> str | None:
-    for name, n_all, what in (
-        ("n_dead_rows", record.rows, "rows"),
-        ("n_dead_columns", record.columns, "columns"),
+    for name, n_all, length, what in (
+        ("n_dead_rows", record.rows, record.columns, "rows"),
+        ("n_dead_columns", record.columns, record.rows, "columns"),
     ):
         n_dead = record.metrics[name]
-        if n_dead > n_all * MAX_DEAD_SHARE:
+        # In a table of a few rows a column of zeros is a chance of rounding.
+        if n_dead > n_all * MAX_DEAD_SHARE and length >= MIN_EVALS:
             return f"{n_dead} of {n_all} {what} are dead (all zero)"
     if record.n_evals >= MIN_EVALS and record.metrics["matrix_rank"] == 1:
         return "the layer has collapsed to rank one"
@@ -324,6 +337,7 @@ def judge_change(rule: RegressionRule, change: Change) -> Judgement:
         verdict = _as_verdict(rule.severity)
     elif rule.warn_at is not None and share > rule.warn_at:
         verdict = Verdict.WARN
+        share /= rule.warn_at
     bounds = {
         name: bound
         for name, bound in (
@@ -344,9 +358,9 @@ def judge_change(rule: RegressionRule, change: Change) -> Judgement:
 
 
 def _judge_noise_change(rule: RegressionRule, change: Change) -> Judgement:
-    was_structured = change.reference <= LOST_IN_NOISE
+    was_lost = change.reference > LOST_IN_NOISE
     is_structured = change.value <= LOST_IN_NOISE
-    if not was_structured:
+    if was_lost:
         detail = f"could not be told from noise in the baseline either (p = {change.reference:.2g})"
     elif is_structured:
         detail = f"can be told from noise (p = {change.value:.2g}), as in the baseline (p = {change.reference:.2g})"
@@ -354,12 +368,12 @@ def _judge_noise_change(rule: RegressionRule, change: Change) -> Judgement:
         detail = (
             f"can no longer be told from noise (p = {change.value:.2g}; in the baseline p = {change.reference:.2g})"
         )
-    is_kept = is_structured or not was_structured
+    is_kept = is_structured or was_lost
     return Judgement(
         check=rule.check,
         verdict=Verdict.PASS if is_kept else _as_verdict(rule.severity),
         value=change.value,
-        limit={"max": LOST_IN_NOISE} if was_structured else None,
+        limit=None if was_lost else {"max": LOST_IN_NOISE},
         baseline=change.reference,
         detail=detail,
         share=None if is_kept else math.inf,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pytest_weightwatcher.checks import (
@@ -19,7 +20,7 @@ from pytest_weightwatcher.checks import (
 from spectral.projections import RELATIVE_ERROR
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from pytest_weightwatcher.comparison import Change
     from pytest_weightwatcher.records import LayerRecord
@@ -31,67 +32,88 @@ _MIN_SHARE = 0.1
 
 def describe_change(rule: RegressionRule, change: Change, down: float | None, up: float | None) -> str:
     """Return what changed, by how much, and how much is accepted."""
-    value, reference, difference = change.value, change.reference, change.difference
-    if rule.quantity == SPECTRUM:
-        return (
-            f"the singular values moved by {format_share(value)} of their norm; up to {format_share(up)} is accepted, "
-            "rounding to bf16 or int8 moves them by a few tenths of a percent at most"
-        )
-    if rule.quantity == WEIGHTS:
-        return (
-            f"the weights moved by {format_share(value)} of their norm; up to {format_share(up)} is accepted, rounding "
-            "to bf16 moves them by 0.2%, int8 per row by 1% to 4%"
-        )
-    if rule.quantity == DRIFT:
-        return (
-            f"the layer turned and its spectrum spread by {value:.3g} together (sine of the angle to the baseline, plus "
-            f"4 times the logarithm of the growth of the effective rank); up to {(up or 0.0):.3g} is accepted"
-        )
-    if rule.quantity == CORRELATION_TRAPS:
-        return (
-            f"{value:.0f} correlation trap{'s' if value != 1 else ''} now, {reference:.0f} in the baseline; "
-            f"{(up or 0.0):.0f} new accepted"
-        )
-    if rule.quantity == INTRUDERS:
-        return f"{value:.0f} of the leading directions resemble none of the baseline's; {(up or 0.0):.0f} accepted"
+    if rule.quantity in _DISTANCES:
+        return _DISTANCES[rule.quantity](change.value, up or 0.0)
     if rule.quantity == OVERLAP:
-        floor = "any" if down is None else f"at least {reference - down:.3g}"
-        return f"the leading directions overlap with those of the baseline by {value:.3g} of 1; {floor} accepted"
-    sigmas = ""
+        floor = "any" if down is None else f"at least {change.reference - down:.3g}"
+        return f"the leading directions overlap with those of the baseline by {change.value:.3g} of 1; {floor} accepted"
+    difference, sigmas = change.difference, ""
     if change.sigma is not None and change.sigma > 0.0:
         sigmas = f", {difference / change.sigma:+.1f} standard errors"
     what = "over the baseline's tail alpha" if rule.quantity == ALPHA else rule.quantity
-    share = "" if rule.quantity == ALPHA or reference == 0.0 else f", {difference / abs(reference):+.1%}"
+    is_plain = rule.quantity == ALPHA or change.reference == 0.0
+    share = "" if is_plain else f", {difference / abs(change.reference):+.1%}"
     return (
-        f"{what} went from {reference:.4g} to {value:.4g} ({difference:+.2g}{share}{sigmas}); "
+        f"{what} went from {change.reference:.4g} to {change.value:.4g} ({difference:+.2g}{share}{sigmas}); "
         f"{_format_allowances(down, up)} accepted"
     )
+
+
+def _describe_spectrum(value: float, accepted: float) -> str:
+    return (
+        f"the singular values moved by {format_share(value)} of their norm; up to {format_share(accepted)} is "
+        "accepted, rounding to bf16 or int8 moves them by a few tenths of a percent at most"
+    )
+
+
+def _describe_weights(value: float, accepted: float) -> str:
+    return (
+        f"the weights moved by {format_share(value)} of their norm; up to {format_share(accepted)} is accepted, "
+        "rounding to bf16 moves them by 0.2%, int8 per row by 1% to 4%"
+    )
+
+
+def _describe_drift(value: float, accepted: float) -> str:
+    return (
+        f"the layer turned and its spectrum spread by {value:.3g} together (sine of the angle to the baseline, plus 4 "
+        f"times the logarithm of the growth of the effective rank); up to {accepted:.3g} is accepted"
+    )
+
+
+def _describe_traps(value: float, accepted: float) -> str:
+    plural = "s" if value != 1 else ""
+    return f"{value:.0f} correlation trap{plural} that the baseline does not have; {accepted:.0f} accepted"
+
+
+def _describe_intruders(value: float, accepted: float) -> str:
+    return f"{value:.0f} of the leading directions resemble none of the baseline's; {accepted:.0f} accepted"
+
+
+_DISTANCES: Mapping[str, Callable[[float, float], str]] = MappingProxyType(
+    {
+        SPECTRUM: _describe_spectrum,
+        WEIGHTS: _describe_weights,
+        DRIFT: _describe_drift,
+        CORRELATION_TRAPS: _describe_traps,
+        INTRUDERS: _describe_intruders,
+    }
+)
+"""Quantities whose reference is nothing: how they are told."""
 
 
 def resolution_of_change(rule: RegressionRule, change: Change, record: LayerRecord | None) -> str:
     """Return what a comparison with the baseline could have seen."""
     down, up = rule.allowances(change.reference, change.sigma)
-    if rule.quantity == ALPHA:
-        sigma = change.sigma or 0.0
-        return f"alpha over this tail has a standard error of {sigma:.2g}; {_format_allowances(down, up)} stays unseen"
-    if rule.quantity == SPECTRUM:
-        return (
-            f"displacements up to {format_share(up)} stay unseen; a change of weights that keeps the spectrum does, too"
-        )
-    if rule.quantity == WEIGHTS:
-        return (
-            f"changes up to {format_share(up)} stay unseen; estimated from random projections to within "
-            f"{2 * RELATIVE_ERROR:.0%} of itself (95%)"
-        )
-    if rule.quantity == DRIFT:
-        return "a few epochs on wrong labels, or few wrong labels among many, may stay below the limit"
     if rule.quantity == CORRELATION_TRAPS and record is not None:
         return _resolution_of_traps(record)
-    if rule.quantity == NOISE:
-        return "structure weaker than the detectability limit of the layer counts as noise"
-    if rule.quantity in (OVERLAP, INTRUDERS):
-        return "only the 10 leading directions of the layer are compared"
-    return f"{_format_allowances(down, up)} stays unseen"
+    if rule.quantity == ALPHA:
+        sigma = change.sigma or 0.0
+        return f"alpha over this tail has a standard error of {sigma:.2g}; {_format_allowances(down, up)} stay unseen"
+    if rule.quantity in _LIMITATIONS:
+        return _LIMITATIONS[rule.quantity].format(up=format_share(up), error=f"{2 * RELATIVE_ERROR:.0%}")
+    return f"{_format_allowances(down, up)} stay unseen"
+
+
+_LIMITATIONS: Mapping[str, str] = MappingProxyType(
+    {
+        SPECTRUM: "displacements up to {up} stay unseen; a change of weights that keeps the spectrum does, too",
+        WEIGHTS: "changes up to {up} stay unseen; estimated from random projections to within {error} of itself (95%)",
+        DRIFT: "a few epochs on wrong labels, or few wrong labels among many, may stay below the limit",
+        NOISE: "structure weaker than the detectability limit of the layer counts as noise",
+        OVERLAP: "only the 10 leading directions of the layer are compared",
+        INTRUDERS: "only the 10 leading directions of the layer are compared",
+    }
+)
 
 
 def resolution_of_metric(record: LayerRecord, rule: Rule) -> str:

@@ -1,10 +1,10 @@
 """A few random projections of a weight matrix: they say how far the weights of two copies lie apart.
 
-A spectrum does not know one orthogonal matrix from another: two layers of like spectra that changed places, or
-weights drawn anew with the old singular values, look unchanged. Bilinear forms p_i = u_iᵀ W v_i with random signs in u_i
-and v_i do see the weights, and a difference of two matrices shows as a difference of their forms: E[(Δp_i)²] = ‖ΔW‖_F²
-(Hutchinson, Commun. Stat. Simul. 19, 1990, applied on both sides: the signs are independent and of mean zero). So a text
-file of a few numbers per matrix replaces the checkpoint where the question is whether the weights are still the same.
+A spectrum does not know one orthogonal matrix from another: two layers of like spectra that changed places, or weights
+drawn anew with the old singular values, look unchanged. Bilinear forms p_i = u_iᵀ W v_i with random signs in u_i and
+v_i do see the weights, and a difference of two matrices shows as a difference of their forms: E[(Δp_i)²] = ‖ΔW‖_F²
+(Hutchinson, Commun. Stat. Simul. 19, 1990, applied on both sides: the signs are independent and of mean zero). So a
+text file of a few numbers per matrix replaces the checkpoint where the question is whether the weights are the same.
 """
 
 from __future__ import annotations

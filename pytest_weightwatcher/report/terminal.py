@@ -5,11 +5,12 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING, Any
 
+from pytest_weightwatcher.checks import RegressionRule
 from pytest_weightwatcher.nodeids import escape_name
 from pytest_weightwatcher.report.ranking import findings_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import pytest
 
@@ -29,14 +30,24 @@ _COLOURS: Mapping[str, dict[str, bool]] = {
 def format_finding(check: Check, judgement: Judgement) -> str:
     """Return the text of a finding: what and how far, what it usually means, what to do."""
     layer = escape_name(check.spec.name) if check.spec is not None else "the model as a whole"
-    rule = f"{check.model.config.path.name}:{check.line}" if check.line and check.model.config.path else "built in"
+    rule = rule_name(check)
     lines = [
         f"{judgement.verdict}: {layer} of {escape_name(check.model.name)}: {judgement.check} (rule: {rule})",
-        _paragraph("", judgement.detail),
+        _paragraph("", judgement.text),
     ]
+    if judgement.is_finding and judgement.resolution:
+        lines.append(_paragraph("What it could have seen: ", judgement.resolution))
     if judgement.is_finding:
         lines += [_paragraph("What it means: ", judgement.meaning), _paragraph("What to do: ", judgement.action)]
     return "\n".join(lines)
+
+
+def rule_name(check: Check) -> str:
+    """Return where a rule comes from: a line of a ww.yaml, the profile, or the built-in limits."""
+    config = check.model.config
+    if check.line and config.path:
+        return f"{config.path.name}:{check.line}"
+    return f"profile {check.model.profile.name}" if isinstance(check.rule, RegressionRule) else "built in"
 
 
 def header_line(gate: GateSession) -> str:
@@ -45,9 +56,11 @@ def header_line(gate: GateSession) -> str:
     baselines = {model.baseline.path.name for model in models if model.baseline is not None}
     config = gate.main_path.name if gate.main_path.exists() else "built-in limits"
     n_matrices = sum(len(model.description.matrices) for model in models)
+    profiles = sorted({model.profile.name for model in models if model.baseline is not None})
+    asked = f" ({', '.join(profiles)})" if profiles else ""
     return (
         f"ww: {len(models)} model{'s' if len(models) != 1 else ''}, {n_matrices} matrices; {config}; "
-        f"baseline: {', '.join(sorted(map(escape_name, baselines))) or 'none'}; fail on: {gate.main_fail_on}"
+        f"baseline: {', '.join(sorted(map(escape_name, baselines))) or 'none'}{asked}; fail on: {gate.main_fail_on}"
     )
 
 
@@ -60,6 +73,16 @@ def write_summary(reporter: pytest.TerminalReporter, gate: GateSession, result: 
     counts = ", ".join(f"{count} {verdict}" for verdict, count in result["counts"].items() if count)
     colour = _COLOURS.get(result["outcome"], {"green": True} if result["outcome"] == "pass" else {})
     reporter.write_line(f"outcome: {result['outcome']} ({counts or 'nothing was checked'})", **colour)
+    for model in result["models"]:
+        if model["baseline"] is not None:
+            reporter.write_line(
+                f"{escape_name(model['path'])}: profile {model['profile']}: {model['question']} "
+                f"{model['n_reused']} of {len(model['layers'])} matrices are those of the baseline, byte for byte, and "
+                "were not computed again"
+            )
+        for note in model["notes"]:
+            reporter.write_line(f"note: {escape_name(model['path'])}: {escape_text(note)}")
+        _write_waivers(reporter, model["waivers"])
     if result["n_reported"] < result["n_planned"]:
         reporter.write_line(f"only {result['n_reported']} of {result['n_planned']} checks ran")
     for node_id in result["lost"]:
@@ -68,6 +91,16 @@ def write_summary(reporter: pytest.TerminalReporter, gate: GateSession, result: 
         reporter.write_line(f"{kind}: {path}{f' ({text})' if text else ''}")
     for problem in gate.problems:
         reporter.write_line(f"problem: {problem}", red=True)
+
+
+def _write_waivers(reporter: pytest.TerminalReporter, waivers: Sequence[Mapping[str, Any]]) -> None:
+    for waiver in waivers:
+        owner = f", owner {waiver['owner']}" if waiver["owner"] else ""
+        text = (
+            f"waiver: {waiver['check']} of {waiver['match']} until {waiver['expires']} ({waiver['reason']}{owner}): "
+            f"used {waiver['n_used']} times"
+        )
+        reporter.write_line(escape_text(text))
 
 
 def _write_findings(reporter: pytest.TerminalReporter, result: Mapping[str, Any]) -> None:

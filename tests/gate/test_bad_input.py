@@ -132,6 +132,26 @@ def test_index_that_names_what_it_must_not(pytester: pytest.Pytester, shard: str
         ("version: 1\nreport: {markdown: test.py}\n", "ww.yaml:2: report.markdown: 'test.py' must end in .md"),
         ("version: 1\nreport: {html: out.html}\n", "ww.yaml:2: report.html: unknown key"),
         ("version: 1\nregression: {alpha: {sigma: 3}}\n", "ww.yaml:2: regression.alpha.sigma: unknown key"),
+        ("version: 1\nregression: {profile: compresion}\n", "ww.yaml:2: regression.profile: expected 'compression' or"),
+        ("version: 1\nregression: {nrm: {max_increase: 1}}\n", "ww.yaml:2: regression.nrm: nothing to compare by this"),
+        ("version: 1\nregression:\n  norm: {severity: warn}\n", "ww.yaml:3: regression.norm: gives no limit"),
+        ("version: 1\nregression: {weights: {warn_at: 1}}\n", "ww.yaml:2: regression.weights.warn_at: "),
+        ("version: 1\nregression: {correlation_traps: {max_new: -1}}\n", "regression.correlation_traps.max_new: "),
+        ("version: 1\npolicy: {fail_on: always}\n", "ww.yaml:2: policy.fail_on: expected 'fail', 'warn' or 'never'"),
+        ("version: 1\npolicy: {inconclusive: pass}\n", "ww.yaml:2: policy.inconclusive: expected 'skip', 'warn' or"),
+        ("version: 1\nwaivers:\n- {match: x, check: alpha, reason: r}\n", "ww.yaml:3: waivers[0].expires: is missing"),
+        (
+            "version: 1\nwaivers:\n- {match: x, check: alpha, expires: 2027-01-01}\n",
+            "ww.yaml:3: waivers[0].reason: is missing",
+        ),
+        (
+            "version: 1\nwaivers:\n- {match: x, check: alpha, reason: r, expires: soon}\n",
+            "ww.yaml:3: waivers[0].expires: expected a day such as 2027-03-01, got 'soon'",
+        ),
+        (
+            "version: 1\nwaivers:\n- {match: x, check: alpha, reason: '', expires: 2027-01-01}\n",
+            "ww.yaml:3: waivers[0].reason: ",
+        ),
         ("a: &a [1, 2]\nb: &b [*a, *a, *a]\nversion: !!python/object/apply:os.getcwd []\n", "ww.yaml:3: "),
         ("- " * 5000, "ww.yaml: nested too deeply"),
     ],
@@ -197,7 +217,9 @@ def test_model_of_the_config_that_does_not_exist(pytester: pytest.Pytester) -> N
     assert "ww.yaml:3: models[0].path: no file matches 'out/*.pt'" in line
 
 
-@pytest.mark.parametrize("option", ["--ww-baseline=x.json", "--ww-update-baseline", "--ww-report=json:x.json"])
+@pytest.mark.parametrize(
+    "option", ["--ww-baseline=x.json", "--ww-update-baseline", "--ww-update-new-only", "--ww-report=json:x.json"]
+)
 def test_option_without_a_model(pytester: pytest.Pytester, option: str) -> None:
     pytester.makepyfile("def test_mine(): pass")
     assert "no model: add --ww-model PATH" in usage_error(pytester, option)

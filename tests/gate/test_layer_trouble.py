@@ -29,7 +29,7 @@ def verdicts_of(pytester: pytest.Pytester, make_model: MakeModel, head: NDArray[
     result = json.loads((pytester.path / "out.json").read_text(encoding="utf-8"))
     checks = result["models"][0]["checks"]
     others = [check for check in checks if check["layer"] not in (None, "head")]
-    assert len(others) == 6
+    assert len(others) == 12
     assert {check["verdict"] for check in others} == {"pass"}
     return {check["check"]: check for check in checks if check["layer"] == "head"}
 
@@ -69,7 +69,7 @@ def test_values_that_no_spectrum_covers_fail(
 
     save_file({**healthy_tensors(), name: np.full(shape, value, np.float32)}, pytester.path / "model.safetensors")
     result = pytester.runpytest("--ww-model=model.safetensors")
-    result.assert_outcomes(passed=9, failed=1)
+    result.assert_outcomes(passed=17, failed=1)
     n_values = int(np.prod(shape))
     result.stdout.fnmatch_lines([f"*NaN or infinite values in {name} ({n_values} of {n_values})*"])
     with pytest.raises(AssertionError, match=f"other tensors: NaN or infinite values in {name}"):
@@ -90,7 +90,7 @@ def test_too_few_eigenvalues_are_skipped(pytester: pytest.Pytester, make_model: 
 def test_scalars_vectors_and_empty_tensors(pytester: pytest.Pytester, make_model: MakeModel) -> None:
     make_model(scale=np.array(1.0, np.float32), bias__extra=np.ones(7, np.float32), empty=np.zeros((0, 64), np.float32))
     result = pytester.runpytest("--ww-model=model.safetensors", "--ww-report=json:out.json")
-    assert result.parseoutcomes() == {"passed": 10}
+    assert result.parseoutcomes() == {"passed": 18}
     model = json.loads((pytester.path / "out.json").read_text(encoding="utf-8"))["models"][0]
     assert [(entry["name"], entry["reason"]) for entry in model["unanalysed"]] == [("empty.weight", "an empty tensor")]
 

@@ -47,7 +47,7 @@ def test_one_file_by_two_names_is_checked_once(pytester: pytest.Pytester, make_m
     make_model("a/model.safetensors")
     (pytester.path / "b").symlink_to("a")
     arguments = ("--ww-model=a/model.safetensors", "--ww-model=b/../a/model.safetensors", "--ww-model=b/*")
-    assert pytester.runpytest(*arguments).parseoutcomes() == {"passed": 10}
+    assert pytester.runpytest(*arguments).parseoutcomes() == {"passed": 18}
 
 
 @pytest.mark.parametrize("option", ["--ww-model=", "--ww-config=", "--ww-baseline="])
@@ -77,7 +77,7 @@ def test_the_model_of_the_command_line_is_checked_wherever_the_config_lies(
     (folder / "test_mine.py").write_text("def test_mine(): pass", encoding="utf-8")
     monkeypatch.chdir(folder)
     result = pytester.runpytest("--ww-model=named.safetensors", f"--ww-config={config}", "-v", *paths)
-    assert result.parseoutcomes() == {"passed": 10 + bool(paths)}
+    assert result.parseoutcomes() == {"passed": 18 + bool(paths)}
     result.stdout.fnmatch_lines(["*::named.safetensors::head::alpha PASSED*"])
 
 
@@ -86,14 +86,14 @@ def test_a_conftest_cannot_hide_the_config(pytester: pytest.Pytester, make_model
     pytester.makefile(".yaml", ww="version: 1\nchecks: {alpha: {max: 6}}\n")
     pytester.makeconftest("collect_ignore_glob = ['*.yaml']")
     pytester.makepyfile("def test_mine(): pass")
-    pytester.runpytest("--ww-model=model.safetensors", ".").assert_outcomes(passed=10, failed=1)
+    pytester.runpytest("--ww-model=model.safetensors", ".").assert_outcomes(passed=17, failed=1)
 
 
 def test_an_ini_model_leaves_the_own_tests_running(pytester: pytest.Pytester, make_model: MakeModel) -> None:
     make_model()
     pytester.makeini("[pytest]\nww_model = model.safetensors\n")
     pytester.makepyfile("def test_mine(): assert 0")
-    pytester.runpytest().assert_outcomes(passed=10, failed=1)
+    pytester.runpytest().assert_outcomes(passed=18, failed=1)
 
 
 @pytest.mark.parametrize("arguments", [("--ww-config=ww.yaml",), ("--ww-report=json:r.json", "test_mine.py")])
@@ -165,14 +165,14 @@ def test_a_skip_marker_on_an_item(pytester: pytest.Pytester, make_model: MakeMod
         """
     )
     result = pytester.runpytest("--ww-model=model.safetensors")
-    assert result.parseoutcomes() == {"passed": 8, "skipped": 2}
-    result.stdout.fnmatch_lines(["only 8 of 10 checks ran"])
+    assert result.parseoutcomes() == {"passed": 14, "skipped": 4}
+    result.stdout.fnmatch_lines(["only 14 of 18 checks ran"])
 
 
 def test_new_first(pytester: pytest.Pytester, make_model: MakeModel) -> None:
     """--nf looks at the file of each item, which may not exist."""
     make_model()
-    assert pytester.runpytest("--ww-model=model.safetensors", "--nf").parseoutcomes() == {"passed": 10}
+    assert pytester.runpytest("--ww-model=model.safetensors", "--nf").parseoutcomes() == {"passed": 18}
 
 
 def test_an_item_that_is_lost_is_no_pass(pytester: pytest.Pytester, make_model: MakeModel) -> None:
@@ -199,7 +199,7 @@ def test_fail_on_with_a_warning(pytester: pytest.Pytester, make_model: MakeModel
     result = pytester.runpytest("--ww-model=model.safetensors", f"--ww-fail-on={policy}", "-v")
     assert result.ret == code
     result.stdout.fnmatch_lines(["*::head::alpha FAILED*" if code else "*::head::alpha WARN *"])
-    result.stdout.fnmatch_lines(["outcome: warn (9 pass, 1 warn)"])
+    result.stdout.fnmatch_lines(["outcome: warn (16 pass, 2 warn)"])
 
 
 @pytest.mark.parametrize(("policy", "code"), [("fail", 1), ("warn", 1), ("never", 0)])
@@ -209,7 +209,7 @@ def test_fail_on_with_a_failure(pytester: pytest.Pytester, make_model: MakeModel
     result = pytester.runpytest("--ww-model=model.safetensors", f"--ww-fail-on={policy}", "-v")
     assert result.ret == code
     result.stdout.fnmatch_lines(["*::head::alpha FAILED*" if code else "*::head::alpha FAIL (not enforced)*"])
-    result.stdout.fnmatch_lines(["outcome: fail (9 pass, 1 fail)"])
+    result.stdout.fnmatch_lines(["outcome: fail (16 pass, 1 warn, 1 fail)"])
 
 
 def test_fail_on_refuses_other_words(pytester: pytest.Pytester) -> None:
@@ -223,7 +223,7 @@ def test_config_elsewhere(pytester: pytest.Pytester, make_model: MakeModel) -> N
     folder = pytester.mkdir("limits")
     (folder / "strict.yaml").write_text("version: 1\nchecks: {alpha: {max: 6}}\n", encoding="utf-8")
     result = pytester.runpytest("--ww-model=model.safetensors", "--ww-config=limits/strict.yaml")
-    result.assert_outcomes(passed=9, failed=1)
+    result.assert_outcomes(passed=16, failed=1)
     result.stdout.fnmatch_lines(["*(rule: strict.yaml:2)"])
 
 
@@ -242,12 +242,12 @@ def test_overrides_change_only_what_they_name(pytester: pytest.Pytester, make_mo
         ".yaml",
         ww="version: 1\nchecks: {alpha: {min: 2, max: 6}}\noverrides:\n- {match: 'he*', checks: {alpha: {max: 500}}}\n",
     )
-    assert counts_of(pytester, "--ww-model=model.safetensors") == {"passed": 10}
+    assert counts_of(pytester, "--ww-model=model.safetensors") == {"passed": 17, "warned": 1}
     pytester.makefile(
         ".yaml",
         ww="version: 1\nchecks: {alpha: {min: 2, max: 6}}\noverrides:\n- {match: head, checks: {alpha: false}}\n",
     )
-    assert counts_of(pytester, "--ww-model=model.safetensors") == {"passed": 9}
+    assert counts_of(pytester, "--ww-model=model.safetensors") == {"passed": 16, "warned": 1}
 
 
 def test_any_metric_can_be_limited(pytester: pytest.Pytester, make_model: MakeModel) -> None:
@@ -255,13 +255,13 @@ def test_any_metric_can_be_limited(pytester: pytest.Pytester, make_model: MakeMo
     pytester.makefile(
         ".yaml", ww="version: 1\nchecks: {stable_rank: {min: 1000, severity: warn}, matrix_rank: {min: 64}}\n"
     )
-    assert counts_of(pytester, "--ww-model=model.safetensors") == {"passed": 14, "warned": 4}
+    assert counts_of(pytester, "--ww-model=model.safetensors") == {"passed": 22, "warned": 4}
 
 
 def test_exclude_is_no_gap_in_coverage(pytester: pytest.Pytester, make_model: MakeModel) -> None:
     make_model(head=flat())
     pytester.makefile(".yaml", ww="version: 1\nanalysis: {exclude: [head]}\n")
-    assert counts_of(pytester, "--ww-model=model.safetensors") == {"passed": 8}
+    assert counts_of(pytester, "--ww-model=model.safetensors") == {"passed": 14}
 
 
 def test_coverage_below_its_limit_fails(pytester: pytest.Pytester, make_model: MakeModel) -> None:
@@ -269,7 +269,7 @@ def test_coverage_below_its_limit_fails(pytester: pytest.Pytester, make_model: M
 
     make_model(big=np.zeros((300, 300), np.int8))
     result = pytester.runpytest("--ww-model=model.safetensors")
-    result.assert_outcomes(passed=9, failed=1)
+    result.assert_outcomes(passed=17, failed=1)
     result.stdout.fnmatch_lines(["*21.4% of the parameters were analysed, in 4 matrices*"])
 
 
@@ -365,7 +365,7 @@ def test_every_option_is_an_ini_option(pytester: pytest.Pytester, make_model: Ma
         """
     )
     result = pytester.runpytest()
-    result.assert_outcomes(passed=9, failed=1)
+    result.assert_outcomes(passed=16, failed=2)
     assert (pytester.path / "out.json").exists()
     result = pytester.runpytest("--ww-fail-on=never")
     assert result.ret == pytest.ExitCode.OK
@@ -411,7 +411,7 @@ def test_nothing_checked_is_never_a_pass(pytester: pytest.Pytester, make_model: 
 def test_quiet_and_no_header(pytester: pytest.Pytester, make_model: MakeModel) -> None:
     make_model(head=flat())
     result = pytester.runpytest("--ww-model=model.safetensors", "-q")
-    result.stdout.fnmatch_lines(["outcome: warn (9 pass, 1 warn)"])
+    result.stdout.fnmatch_lines(["outcome: warn (16 pass, 2 warn)"])
     result.stdout.no_fnmatch_line("WARN*")
     result = pytester.runpytest("--ww-model=model.safetensors", "--no-header")
     result.stdout.no_fnmatch_line("ww: *")

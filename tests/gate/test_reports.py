@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from pytest_weightwatcher.records import record_of
 from pytest_weightwatcher.report import RENDERERS, render
 from pytest_weightwatcher.report.markdown import MAX_ROWS, format_code, format_text
 from tests.gate.conftest import MakeModel, flat, healthy_tensors
+
+VERDICTS = ("pass", "skipped", "waived", "inconclusive", "warn", "fail", "error")
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -41,18 +44,23 @@ def test_result_has_what_the_design_says(result: dict[str, Any]) -> None:
     assert result["format"] == 1
     assert result["tool"]["name"] == "pytest-weightwatcher"
     assert result["outcome"] == "warn"
-    assert result["counts"]["pass"] == 9
+    assert result["counts"] == {**dict.fromkeys(VERDICTS, 0), "pass": 16, "warn": 2}
+    assert result["options"] == {"fail_on": "fail", "seed": None}
     (model,) = result["models"]
     assert model["path"] == "model.safetensors"
-    assert model["baseline"] is None
+    assert (model["baseline"], model["profile"], model["question"]) == (None, None, None)
+    assert (model["n_reused"], model["notes"], model["waivers"]) == (0, [], [])
     assert model["coverage"] == pytest.approx(4 * 96 * 64 / (4 * 96 * 65))
     (layer,) = [layer for layer in model["layers"] if layer["name"] == "head"]
     assert {"name", "type", "shape", "N", "M", "rf", "hash", "metrics", "reason"} <= layer.keys()
+    assert (layer["reused"], layer["baseline_name"]) == (False, None)
     assert (layer["type"], layer["shape"], layer["N"], layer["M"], layer["rf"]) == ("dense", [96, 64], 96, 64, 1)
-    (check,) = [check for check in model["checks"] if check["verdict"] == "warn"]
+    check, noise = [check for check in model["checks"] if check["verdict"] == "warn"]
     assert check["id"] == "ww.yaml::model.safetensors::head::alpha"
-    assert {"layer", "check", "verdict", "value", "limit", "baseline", "detail"} <= check.keys()
+    assert {"layer", "check", "verdict", "value", "limit", "baseline", "detail", "resolution"} <= check.keys()
     assert check["limit"] == {"min": 2.0, "max": 6.0}
+    assert noise["id"] == "ww.yaml::model.safetensors::head::noise"
+    assert noise["limit"] == {"max": 0.01}
 
 
 def test_result_agrees_with_the_core(result: dict[str, Any], pytester: pytest.Pytester) -> None:
@@ -60,8 +68,10 @@ def test_result_agrees_with_the_core(result: dict[str, Any], pytester: pytest.Py
 
     analysis = analyze(pytester.path / "model.safetensors", min_evals=50)
     (model,) = result["models"]
-    assert model["summary"] == analysis.summary
-    assert [layer["metrics"] for layer in model["layers"]] == [dict(layer.metrics) for layer in analysis.layers]
+    assert model["summary"] == pytest.approx(analysis.summary, rel=1e-7)
+    for layer, expected in zip(model["layers"], analysis.layers, strict=True):
+        assert layer["metrics"] == pytest.approx(dict(expected.metrics), rel=1e-7, abs=1e-8)
+        assert layer["metrics"] == record_of(expected).metrics
 
 
 def test_numbers_that_do_not_exist_are_null(pytester: pytest.Pytester, make_model: MakeModel) -> None:
@@ -74,7 +84,7 @@ def test_numbers_that_do_not_exist_are_null(pytester: pytest.Pytester, make_mode
 def test_markdown_names_findings_first(result: dict[str, Any]) -> None:
     text = render("md", result)
     assert text.index("| warn | <code>head</code> | alpha |") < text.index("<summary>Layers</summary>")
-    assert "pass, 1 warn" in text
+    assert "16 pass, 2 warn" in text
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=lambda name: repr(name[:12]))
@@ -82,7 +92,7 @@ def test_hostile_names_neither_run_nor_break_a_table(pytester: pytest.Pytester, 
     tensors = {**healthy_tensors(), f"{name}.weight": flat()}
     save_file(tensors, pytester.path / "model.safetensors")
     outcome = pytester.runpytest("--ww-model=model.safetensors", "--ww-report=md:out.md", "--ww-report=json:out.json")
-    assert outcome.parseoutcomes() == {"passed": 11, "warned": 1}
+    assert outcome.parseoutcomes() == {"passed": 20, "warned": 2}
     assert "\x1b" not in outcome.stdout.str()
     assert not [line for line in outcome.outlines if line.startswith("::")]
     text = (pytester.path / "out.md").read_text(encoding="utf-8")

@@ -25,7 +25,7 @@ def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
 
 def test_all_checks_run(pytester: pytest.Pytester) -> None:
     result = run(pytester)
-    result.assert_outcomes(passed=9, failed=1)
+    result.assert_outcomes(passed=16, failed=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
 
 
@@ -52,26 +52,26 @@ def test_collect_only_shows_the_tree_and_writes_nothing(pytester: pytest.Pyteste
 
 
 def test_k(pytester: pytest.Pytester) -> None:
-    run(pytester, "-k", "query and alpha").assert_outcomes(passed=2, deselected=8)
+    run(pytester, "-k", "query and alpha").assert_outcomes(passed=2, deselected=16)
 
 
 def test_m(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_mine(): pass")
-    run(pytester, ".", "-m", "ww").assert_outcomes(passed=9, failed=1, deselected=1)
-    run(pytester, ".", "-m", "not ww").assert_outcomes(passed=1, deselected=10)
+    run(pytester, ".", "-m", "ww").assert_outcomes(passed=16, failed=1, deselected=1)
+    run(pytester, ".", "-m", "not ww").assert_outcomes(passed=1, deselected=18)
 
 
 def test_strict_markers(pytester: pytest.Pytester) -> None:
-    run(pytester, "--strict-markers").assert_outcomes(passed=9, failed=1)
+    run(pytester, "--strict-markers").assert_outcomes(passed=16, failed=1)
 
 
 @pytest.mark.parametrize(
     ("node_id", "n_selected"),
     [
         (QUERY_ALPHA, 1),
-        ("ww.yaml::model.safetensors::encoder.0.query", 2),
-        ("ww.yaml::model.safetensors", 10),
-        ("ww.yaml", 10),
+        ("ww.yaml::model.safetensors::encoder.0.query", 4),
+        ("ww.yaml::model.safetensors", 18),
+        ("ww.yaml", 18),
     ],
 )
 @pytest.mark.parametrize("has_file", [True, False], ids=["ww.yaml", "no ww.yaml"])
@@ -93,8 +93,8 @@ def test_node_id_that_does_not_exist(pytester: pytest.Pytester, has_file: bool) 
 
 
 def test_deselect(pytester: pytest.Pytester) -> None:
-    run(pytester, "--deselect", FAILING).assert_outcomes(passed=9, deselected=1)
-    run(pytester, "--deselect", "ww.yaml::model.safetensors::head").assert_outcomes(passed=8, deselected=2)
+    run(pytester, "--deselect", FAILING).assert_outcomes(passed=16, deselected=1)
+    run(pytester, "--deselect", "ww.yaml::model.safetensors::head").assert_outcomes(passed=14, deselected=4)
 
 
 def test_exit_first(pytester: pytest.Pytester) -> None:
@@ -109,18 +109,18 @@ def test_last_failed(pytester: pytest.Pytester, make_model: MakeModel, has_file:
     if not has_file:
         (pytester.path / "ww.yaml").unlink()
     policy = "--ww-fail-on=warn"
-    run(pytester, policy).assert_outcomes(passed=9, failed=1)
-    run(pytester, policy, "--lf").assert_outcomes(failed=1, deselected=9)
+    run(pytester, policy).assert_outcomes(passed=16, failed=2)
+    run(pytester, policy, "--lf").assert_outcomes(failed=2, deselected=16)
     make_model()
-    run(pytester, policy, "--lf").assert_outcomes(passed=1, deselected=9)
-    run(pytester, policy, "--lf").assert_outcomes(passed=10)
+    run(pytester, policy, "--lf").assert_outcomes(passed=2, deselected=16)
+    run(pytester, policy, "--lf").assert_outcomes(passed=18)
 
 
 def test_last_failed_with_names_that_look_like_parameters(pytester: pytest.Pytester, make_model: MakeModel) -> None:
     """An item named ``x[alpha]`` or ``a::b`` silently breaks --lf on pytest 9.2."""
     make_model(**{"odd[0]::name": flat()})
-    run(pytester).assert_outcomes(passed=11, failed=1)
-    run(pytester, "--lf").assert_outcomes(failed=1, deselected=11)
+    run(pytester).assert_outcomes(passed=20, failed=1)
+    run(pytester, "--lf").assert_outcomes(failed=1, deselected=21)
 
 
 def test_junitxml(pytester: pytest.Pytester) -> None:
@@ -147,29 +147,29 @@ def test_items_are_collected_once(pytester: pytest.Pytester) -> None:
     pytester.makefile(".yaml", ww="version: 1\nmodels: [{path: model.safetensors}]\n")
     for arguments in ((), (".",), (".", "ww.yaml"), (".", "--ww-model=model.safetensors")):
         outcomes = pytester.runpytest(*arguments).parseoutcomes()
-        assert outcomes == {"passed": 9, "warned": 1}, arguments
+        assert outcomes == {"passed": 16, "warned": 2}, arguments
 
 
 def test_gate_alone_without_paths_and_beside_them_with_some(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_mine(): pass")
-    run(pytester).assert_outcomes(passed=9, failed=1)
-    run(pytester, ".").assert_outcomes(passed=10, failed=1)
+    run(pytester).assert_outcomes(passed=16, failed=1)
+    run(pytester, ".").assert_outcomes(passed=17, failed=1)
     pytester.mkdir("mine")
     (pytester.path / "test_gate_alone_without_paths_and_beside_them_with_some.py").rename("mine/test_mine.py")
-    run(pytester, "mine").assert_outcomes(passed=10, failed=1)
-    run(pytester, "mine/test_mine.py::test_mine").assert_outcomes(passed=10, failed=1)
+    run(pytester, "mine").assert_outcomes(passed=17, failed=1)
+    run(pytester, "mine/test_mine.py::test_mine").assert_outcomes(passed=17, failed=1)
     (pytester.path / "ww.yaml").unlink()
-    assert run(pytester).parseoutcomes() == {"passed": 9, "warned": 1}
-    assert run(pytester, ".").parseoutcomes() == {"passed": 10, "warned": 1}
+    assert run(pytester).parseoutcomes() == {"passed": 16, "warned": 2}
+    assert run(pytester, ".").parseoutcomes() == {"passed": 17, "warned": 2}
 
 
 def test_committed_config_is_collected_by_plain_pytest(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_mine(): pass")
     pytester.makefile(".yaml", ww="version: 1\nmodels: [{path: '*.safetensors'}]\n")
-    assert pytester.runpytest().parseoutcomes() == {"passed": 10, "warned": 1}
+    assert pytester.runpytest().parseoutcomes() == {"passed": 17, "warned": 2}
     folder = pytester.mkdir("sub")
     (pytester.path / "ww.yaml").rename(folder / "ww.yaml")
     (pytester.path / "model.safetensors").rename(folder / "model.safetensors")
     result = pytester.runpytest("-v")
-    assert result.parseoutcomes() == {"passed": 10, "warned": 1}
+    assert result.parseoutcomes() == {"passed": 17, "warned": 2}
     result.stdout.fnmatch_lines(["sub/ww.yaml::model.safetensors::head::alpha WARN*"])

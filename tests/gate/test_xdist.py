@@ -19,37 +19,37 @@ def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
 def test_outcomes_and_reports(pytester: pytest.Pytester, make_model: MakeModel, mode: tuple[str, ...]) -> None:
     make_model(head=flat())
     serial = pytester.runpytest("--ww-model=model.safetensors", "--ww-report=json:serial.json")
-    assert serial.parseoutcomes() == {"passed": 9, "warned": 1}
+    assert serial.parseoutcomes() == {"passed": 16, "warned": 2}
     result = run(pytester, *mode, "--ww-report=json:out.json")
-    assert result.parseoutcomes() == {"passed": 9, "warned": 1}
-    result.stdout.fnmatch_lines(["outcome: warn (9 pass, 1 warn)"])
+    assert result.parseoutcomes() == {"passed": 16, "warned": 2}
+    result.stdout.fnmatch_lines(["outcome: warn (16 pass, 2 warn)"])
     assert (pytester.path / "out.json").read_bytes() == (pytester.path / "serial.json").read_bytes()
 
 
 @pytest.mark.parametrize("mode", MODES[1:3], ids=" ".join)
 def test_selection(pytester: pytest.Pytester, make_model: MakeModel, mode: tuple[str, ...]) -> None:
     make_model(head=flat())
-    assert run(pytester, *mode, "-k", "query").parseoutcomes() == {"passed": 4}
-    assert run(pytester, *mode, "-m", "ww").parseoutcomes() == {"passed": 9, "warned": 1}
+    assert run(pytester, *mode, "-k", "query").parseoutcomes() == {"passed": 8}
+    assert run(pytester, *mode, "-m", "ww").parseoutcomes() == {"passed": 16, "warned": 2}
     node_id = "ww.yaml::model.safetensors::head::alpha"
     assert run(pytester, *mode, node_id).parseoutcomes() == {"warned": 1}
-    assert run(pytester, *mode, "--deselect", node_id).parseoutcomes() == {"passed": 9}
+    assert run(pytester, *mode, "--deselect", node_id).parseoutcomes() == {"passed": 16, "warned": 1}
 
 
 @pytest.mark.parametrize("mode", MODES[1:3], ids=" ".join)
 def test_last_failed(pytester: pytest.Pytester, make_model: MakeModel, mode: tuple[str, ...]) -> None:
     make_model(head=flat())
     pytester.makefile(".yaml", ww="version: 1\nchecks: {alpha: {max: 6}}\n")
-    assert run(pytester, *mode).parseoutcomes() == {"passed": 9, "failed": 1}
+    assert run(pytester, *mode).parseoutcomes() == {"passed": 16, "failed": 1, "warned": 1}
     if "loadgroup" not in mode:  # loadgroup changes the ids that pytest's cache keeps, for every plugin
-        assert run(pytester, "-n", "0", "--lf").parseoutcomes() == {"failed": 1, "deselected": 9}
+        assert run(pytester, "-n", "0", "--lf").parseoutcomes() == {"failed": 1, "deselected": 17}
 
 
 @pytest.mark.parametrize("mode", MODES[1:3], ids=" ".join)
 def test_beside_other_tests(pytester: pytest.Pytester, make_model: MakeModel, mode: tuple[str, ...]) -> None:
     make_model()
     pytester.makepyfile("def test_mine(): pass")
-    assert run(pytester, *mode, ".").parseoutcomes() == {"passed": 11}
+    assert run(pytester, *mode, ".").parseoutcomes() == {"passed": 19}
 
 
 @pytest.mark.parametrize("mode", MODES[1:3], ids=" ".join)
@@ -61,8 +61,8 @@ def test_plain_run_with_a_committed_config(
         "version: 1\nmodels: [{path: model.safetensors}]\nreport: {json: out.json}\n", encoding="utf-8"
     )
     result = pytester.runpytest_subprocess("-p", "xdist", *mode)
-    assert result.parseoutcomes() == {"passed": 9, "warned": 1}
-    assert json.loads((pytester.path / "sub/out.json").read_text(encoding="utf-8"))["counts"]["warn"] == 1
+    assert result.parseoutcomes() == {"passed": 16, "warned": 2}
+    assert json.loads((pytester.path / "sub/out.json").read_text(encoding="utf-8"))["counts"]["warn"] == 2
 
 
 @pytest.mark.parametrize("mode", MODES[1:3], ids=" ".join)
@@ -73,7 +73,7 @@ def test_baselines(pytester: pytest.Pytester, make_model: MakeModel, mode: tuple
     assert (pytester.path / "b.ww.json").read_bytes() == (pytester.path / "serial.ww.json").read_bytes()
     make_model(head=noise())
     result = run(pytester, *mode, "--ww-baseline=b.ww.json")
-    assert result.parseoutcomes() == {"passed": 17, "failed": 2}
+    assert result.parseoutcomes() == {"passed": 38, "failed": 4, "warned": 1}
 
 
 def test_usage_errors(pytester: pytest.Pytester, make_model: MakeModel) -> None:
@@ -93,4 +93,4 @@ def test_junitxml(pytester: pytest.Pytester, make_model: MakeModel) -> None:
 def test_without_xdist(pytester: pytest.Pytester, make_model: MakeModel) -> None:
     make_model(head=flat())
     result = pytester.runpytest_subprocess("-p", "no:xdist", "--strict-markers", "--ww-model=model.safetensors")
-    assert result.parseoutcomes() == {"passed": 9, "warned": 1}
+    assert result.parseoutcomes() == {"passed": 16, "warned": 2}
