@@ -67,21 +67,29 @@ def test_a_table_and_a_snippet(good: list[Path], capsys: Capture) -> None:
 
 
 def test_json_has_the_numbers(good: list[Path], capsys: Capture) -> None:
-    found = run_json(capsys, "calibrate", *good, "--rate=0.1")
+    found = run_json(capsys, "calibrate", *good, "--rate=0.3")
     by_name = {each["quantity"]: each for each in found["quantities"]}
     analyses = [spectral.analyze(path).layers for path in good]
     norms = [[layer.metrics["norm"] for layer in layers] for layers in analyses]
     worst = [max(abs(math.log(new / old)) for new, old in zip(each, norms[0], strict=True)) for each in norms[1:]]
     assert by_name["norm"]["values"] == pytest.approx([math.expm1(value) for value in worst], rel=1e-5)
-    bound = prediction_bound(np.log(worst), rate=0.1 / N_LIMITS)
+    bound = prediction_bound(np.log(worst), rate=0.3 / N_LIMITS)
     assert by_name["norm"]["limit"] == pytest.approx(math.expm1(math.exp(bound)), rel=1e-4)
     alphas = [[layer.metrics["alpha"] for layer in layers] for layers in analyses]
     assert by_name["alpha (largest)"]["values"] == pytest.approx([max(each) for each in alphas], rel=1e-6)
     assert by_name["alpha (smallest)"]["values"] == pytest.approx([min(each) for each in alphas], rel=1e-6)
     assert by_name["alpha (smallest)"]["limit"] < min(by_name["alpha (smallest)"]["values"])
     assert [model["is_reference"] for model in found["models"]] == [True, False, False, False, False, False]
-    assert (found["rate_of_each_limit"], found["options"]["rate"]) == (0.1 / N_LIMITS, 0.1)
-    assert yaml.safe_load(found["snippet"])["regression"]["norm"]
+    assert (found["rate_of_each_limit"], found["options"]["rate"]) == (0.3 / N_LIMITS, 0.3)
+    # What is pasted accepts what was proposed, and is not wider than two digits need.
+    pasted = yaml.safe_load(found["snippet"])
+    rise = by_name["norm"]["limit"]
+    fall = rise / (1 + rise)
+    assert rise <= pasted["regression"]["norm"]["max_relative_increase"] <= 1.1 * rise
+    assert fall <= pasted["regression"]["norm"]["max_relative_decrease"] <= min(1.1 * fall, rise)
+    low, high = by_name["alpha (smallest)"]["limit"], by_name["alpha (largest)"]["limit"]
+    assert low - 0.1 <= pasted["checks"]["alpha"]["min"] <= low
+    assert high <= pasted["checks"]["alpha"]["max"] <= high + 0.1
 
 
 def test_the_snippet_gates(pytester: pytest.Pytester, folder: Path, good: list[Path], capsys: Capture) -> None:
