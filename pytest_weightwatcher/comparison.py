@@ -182,7 +182,9 @@ def drift(record: LayerRecord, reference: LayerRecord, change: float) -> float:
 def deviations(record: LayerRecord, reference: LayerRecord) -> dict[str, float]:
     """Return how far another accepted checkpoint lies from the recorded one, by quantity; for learning a spread."""
     change = weight_change(record, reference)
-    found = {SPECTRUM: displacement(record, reference), WEIGHTS: change, DRIFT: drift(record, reference, change)}
+    found = {SPECTRUM: displacement(record, reference), WEIGHTS: change}
+    if reference.n_evals >= DRIFT_EVALS:
+        found[DRIFT] = drift(record, reference, change)
     if reference.tail is not None:
         alpha = record.alpha_at(reference.tail.n)
         if alpha is not None:

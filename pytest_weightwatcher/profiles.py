@@ -35,8 +35,8 @@ class TrapNews:
         An eigenvalue of the permuted matrix (as a share of all) is that of a known trap, or of the known bulk, where
         it is at most so many times as large.
     needs_cause : bool
-        Only weights count that the others make improbable, and only traps fail of which a few weights carry most: others
-        warn. Where weights should be the same, any news counts.
+        Only weights count that the others make improbable, and only traps fail of which a few weights carry most:
+        others warn. Where weights should be the same, any news counts.
     """
 
     growth: float
