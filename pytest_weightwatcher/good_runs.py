@@ -15,6 +15,7 @@ from pytest_weightwatcher.comparison import LOG_RATIO_METRICS, compare_records, 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from pytest_weightwatcher.profiles import TrapNews
     from pytest_weightwatcher.records import LayerRecord
 
 ALPHA_MAX, ALPHA_MIN = "alpha (largest)", "alpha (smallest)"
@@ -64,7 +65,7 @@ class Calibrated:
 
 
 def calibrate_runs(
-    good: Sequence[Checkpoint], reference: Checkpoint | None, rate: float, false_alarm_rate: float
+    good: Sequence[Checkpoint], reference: Checkpoint | None, *, rate: float, false_alarm_rate: float, news: TrapNews
 ) -> list[Calibrated]:
     """Return a limit for each quantity, from the good runs against the reference."""
     base, runs = (good[0], good[1:]) if reference is None else (reference, good)
@@ -81,7 +82,7 @@ def calibrate_runs(
         floor = -math.inf if all_pairs is None else all_pairs
         proposal = propose_limit([each.value for each in worst], rate=level, floor=floor)
         found.append(Calibrated(quantity=quantity, worst=worst, all_pairs=all_pairs, proposal=proposal))
-    traps = tuple(_worst_traps(run, base, false_alarm_rate) for run in runs)
+    traps = tuple(_worst_traps(run, base, false_alarm_rate, news) for run in runs)
     found.append(_counted_traps(traps))
     return [*found, *_calibrated_alpha(good, level)]
 
@@ -99,12 +100,12 @@ def _worst_changes(run: Checkpoint, base: Checkpoint) -> dict[str, Worst]:
     return worst
 
 
-def _worst_traps(run: Checkpoint, base: Checkpoint, false_alarm_rate: float) -> Worst:
+def _worst_traps(run: Checkpoint, base: Checkpoint, false_alarm_rate: float, news: TrapNews) -> Worst:
     worst = Worst(value=0.0, layer="")
     level = false_alarm_rate / max(1, run.n_tests)
     for name, record in run.records.items():
         if name in base.records:
-            comparison = compare_records(record, BaselineEntry(record=base.records[name]), trap_level=level)
+            comparison = compare_records(record, BaselineEntry(record=base.records[name]), trap_level=level, news=news)
             change = comparison.changes.get(CORRELATION_TRAPS)
             if change is not None and change.difference > worst.value:
                 worst = Worst(value=change.difference, layer=name)

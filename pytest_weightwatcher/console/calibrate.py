@@ -16,6 +16,7 @@ from pytest_weightwatcher.console.rows import Row, counted
 from pytest_weightwatcher.errors import GateError
 from pytest_weightwatcher.good_runs import ALPHA_MAX, ALPHA_MIN, N_LIMITS, Calibrated, Checkpoint, calibrate_runs
 from pytest_weightwatcher.planning import BASELINE_SUFFIX, gate_options
+from pytest_weightwatcher.profiles import PROFILES
 from pytest_weightwatcher.rates import is_testable
 from pytest_weightwatcher.records import record_of
 from pytest_weightwatcher.yaml_text import number, round_down, round_up
@@ -76,7 +77,13 @@ def calibrate(arguments: argparse.Namespace, line: ProgressLine) -> Document:
     checkpoints = [*analysed, *recorded]
     _check_different(checkpoints)
     good, reference = checkpoints[: len(paths)], None if arguments.baseline is None else checkpoints[-1]
-    calibrated = calibrate_runs(good, reference, arguments.rate, config.analysis.false_alarm_rate)
+    calibrated = calibrate_runs(
+        good,
+        reference,
+        rate=arguments.rate,
+        false_alarm_rate=config.analysis.false_alarm_rate,
+        news=PROFILES[arguments.profile].trap_news,
+    )
     return _document(arguments, good, reference, calibrated)
 
 
