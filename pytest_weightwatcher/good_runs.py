@@ -65,11 +65,7 @@ class Calibrated:
 
 
 def calibrate_runs(
-    good: Sequence[Checkpoint],
-    reference: Checkpoint | None,
-    rate: float,
-    false_alarm_rate: float,
-    news: TrapNews,
+    good: Sequence[Checkpoint], reference: Checkpoint | None, *, rate: float, false_alarm_rate: float, news: TrapNews
 ) -> list[Calibrated]:
     """Return a limit for each quantity, from the good runs against the reference."""
     base, runs = (good[0], good[1:]) if reference is None else (reference, good)

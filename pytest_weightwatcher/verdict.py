@@ -332,11 +332,11 @@ def judge_change(rule: RegressionRule, change: Change) -> Judgement:
     if math.isnan(difference):
         is_within = False
     share = _share_of_allowance(difference, down, up)
-    verdict = Verdict.PASS
+    verdict, early = Verdict.PASS, ""
     if not is_within:
         verdict = _as_verdict(rule.severity)
     elif rule.warn_at is not None and share > rule.warn_at:
-        verdict = Verdict.WARN
+        verdict, early = Verdict.WARN, f"; a warning is given from {rule.warn_at:.0%} of that on"
         share /= rule.warn_at
     bounds = {
         name: bound
@@ -352,7 +352,7 @@ def judge_change(rule: RegressionRule, change: Change) -> Judgement:
         value=change.value,
         limit=bounds,
         baseline=change.reference,
-        detail=describe_change(rule, change, down, up),
+        detail=describe_change(rule, change, down, up) + early,
         share=share,
     )
 

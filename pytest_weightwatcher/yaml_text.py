@@ -26,8 +26,11 @@ def quote(text: str) -> str:
 
 
 def pattern_of(name: str) -> str:
-    """Return the shell pattern that matches this name and no other."""
-    return re.sub(r"([*?[])", r"[\1]", name)
+    """Return the shell pattern that matches this name and no other, but for halves of surrogate pairs.
+
+    These no file can hold, so that a ``?`` stands for them.
+    """
+    return re.sub(r"[\ud800-\udfff]", "?", re.sub(r"([*?[])", r"[\1]", name))
 
 
 def quote_pattern(name: str) -> str:

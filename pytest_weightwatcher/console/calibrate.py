@@ -77,8 +77,13 @@ def calibrate(arguments: argparse.Namespace, line: ProgressLine) -> Document:
     checkpoints = [*analysed, *recorded]
     _check_different(checkpoints)
     good, reference = checkpoints[: len(paths)], None if arguments.baseline is None else checkpoints[-1]
-    news = PROFILES[arguments.profile].trap_news
-    calibrated = calibrate_runs(good, reference, arguments.rate, config.analysis.false_alarm_rate, news)
+    calibrated = calibrate_runs(
+        good,
+        reference,
+        rate=arguments.rate,
+        false_alarm_rate=config.analysis.false_alarm_rate,
+        news=PROFILES[arguments.profile].trap_news,
+    )
     return _document(arguments, good, reference, calibrated)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pytest_weightwatcher.baseline import options_payload
-from pytest_weightwatcher.checks import INTEGRITY
+from pytest_weightwatcher.checks import INTEGRITY, RegressionRule
 from pytest_weightwatcher.gate import layer_checks, model_checks
 from pytest_weightwatcher.policy import is_covered
 from pytest_weightwatcher.verdict import SEVERITY_ORDER, Judgement, Verdict
@@ -15,6 +16,7 @@ from spectral import __version__
 from spectral.metrics import summarise
 
 if TYPE_CHECKING:
+    from pytest_weightwatcher.checks import Rule
     from pytest_weightwatcher.gate import Check
     from pytest_weightwatcher.planning import CheckedModel
     from pytest_weightwatcher.records import LayerRecord
@@ -55,6 +57,7 @@ class ResultBuilder:
                 "meaning": judgement.meaning if judgement.is_finding else None,
                 "action": judgement.action if judgement.is_finding else None,
                 "line": check.line,
+                "rule": _rule_payload(check.rule),
             },
         }
 
@@ -146,6 +149,7 @@ class ResultBuilder:
         min_evals = description.options.min_evals
         return {
             "path": _shown_path(model),
+            "config": None if model.config.path is None else model.config.path.name,
             "baseline": model.baseline.path.name if model.baseline is not None else None,
             "profile": model.profile.name if model.baseline is not None else None,
             "question": model.profile.question if model.baseline is not None else None,
@@ -183,6 +187,13 @@ class ResultBuilder:
             }
             for waiver in model.config.waivers
         ]
+
+
+def _rule_payload(rule: Rule | RegressionRule | None) -> dict[str, Any] | None:
+    """Return what a rule against the baseline allows; an absolute one is told by its limit."""
+    if not isinstance(rule, RegressionRule):
+        return None
+    return {name: value for name, value in asdict(rule).items() if name not in ("quantity", "line")}
 
 
 def tool_payload() -> dict[str, str]:

@@ -68,7 +68,9 @@ def write_summary(reporter: pytest.TerminalReporter, gate: GateSession, result: 
     """Write the section of the gate: findings, totals, where the reports are."""
     reporter.ensure_newline()
     reporter.section("weightwatcher", sep="=")
-    if reporter.verbosity >= 0:
+    if gate.options.explain:
+        _write_explanations(reporter, result)
+    elif reporter.verbosity >= 0:
         _write_findings(reporter, result)
     counts = ", ".join(f"{count} {verdict}" for verdict, count in result["counts"].items() if count)
     colour = _COLOURS.get(result["outcome"], {"green": True} if result["outcome"] == "pass" else {})
@@ -91,6 +93,15 @@ def write_summary(reporter: pytest.TerminalReporter, gate: GateSession, result: 
         reporter.write_line(f"{kind}: {path}{f' ({text})' if text else ''}")
     for problem in gate.problems:
         reporter.write_line(f"problem: {problem}", red=True)
+
+
+def _write_explanations(reporter: pytest.TerminalReporter, result: Mapping[str, Any]) -> None:
+    """Write for each check that ran which rule decided, and what would make it pass."""
+    from pytest_weightwatcher.explain import checks_of, explain_check
+
+    for check, model in checks_of(result):
+        reporter.write_line(explain_check(check, model))
+        reporter.write_line("")
 
 
 def _write_waivers(reporter: pytest.TerminalReporter, waivers: Sequence[Mapping[str, Any]]) -> None:

@@ -241,7 +241,7 @@ def test_so_many_outside_widen_the_limit(tmp_path: Path) -> None:
     assert (config.checks["alpha"].min, config.checks["alpha"].max) == (1, 27)
 
 
-names = st.text(st.characters(codec=None), min_size=1, max_size=20)
+names = st.text(min_size=1, max_size=20)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
