@@ -236,8 +236,10 @@ def test_what_it_proposes_makes_the_checks_pass(
     text = run(capsys, "explain", pytester.path / "r.json")
     overrides = [entry for snippet in snippets(text) for entry in snippet.get("overrides", ())]
     result = json.loads((pytester.path / "r.json").read_text(encoding="utf-8"))
-    assert len(overrides) == len(found_in(result)) > 10
-    path.write_text(yaml.safe_dump({**config, "overrides": overrides}), encoding="utf-8")
+    whole = [snippet["model"] for snippet in snippets(text) if "model" in snippet]
+    assert len(overrides) + len(whole) == len(found_in(result)) > 10
+    (of_the_model,) = whole or [{}]
+    path.write_text(yaml.safe_dump({**config, "overrides": overrides, "model": of_the_model}), encoding="utf-8")
     second = pytester.runpytest(*arguments, "--ww-report=json:r2.json")
     assert second.ret == 0
     again = json.loads((pytester.path / "r2.json").read_text(encoding="utf-8"))
