@@ -83,12 +83,14 @@ def regression_rules(config: Config, profile: Profile, layer: str) -> tuple[Regr
     tables += [
         (("overrides", index, "regression"), override.regression) for index, override in _matching(config, layer)
     ]
-    return _merge_regression(config, profile.layer_rules, tables)
+    of_any_profile = [each.layer_rules for each in PROFILES.values()]
+    return _merge_regression(config, profile.layer_rules, tables, of_any_profile)
 
 
 def model_regression_rules(config: Config, profile: Profile) -> tuple[RegressionRule, ...]:
     """Return the limits against the baseline in force for a model as a whole."""
-    return _merge_regression(config, profile.model_rules, [(("model", "regression"), config.model.regression)])
+    tables: list[tuple[Location, RegressionTable]] = [(("model", "regression"), config.model.regression)]
+    return _merge_regression(config, profile.model_rules, tables, [each.model_rules for each in PROFILES.values()])
 
 
 def check_names(config: Config) -> None:
@@ -117,6 +119,8 @@ def check_names(config: Config) -> None:
         layer_rules(config, layer)
         for profile in PROFILES.values():
             regression_rules(config, profile, layer)
+    for profile in PROFILES.values():
+        model_regression_rules(config, profile)
 
 
 def _check_extra(config: Config, location: Location, name: str) -> None:
@@ -189,7 +193,10 @@ def _patched(config: Config, location: Location, before: Rule | None, limit: Lim
 
 
 def _merge_regression(
-    config: Config, defaults: Mapping[str, RegressionRule], tables: Sequence[tuple[Location, RegressionTable]]
+    config: Config,
+    defaults: Mapping[str, RegressionRule],
+    tables: Sequence[tuple[Location, RegressionTable]],
+    of_any_profile: Sequence[Mapping[str, RegressionRule]],
 ) -> tuple[RegressionRule, ...]:
     rules = dict(defaults)
     for location, table in tables:
@@ -199,14 +206,17 @@ def _merge_regression(
                 continue
             place = (*location, name)
             before = rules.get(name)
+            if before is None and not _gives_limit(name, changes):
+                if not any(name in other for other in of_any_profile):
+                    raise config.error(place, "gives no limit, and no profile has one for it")
+                # It changes the rule of another profile.
+                continue
             if before is None:
-                _check_has_limit(config, place, name, changes)
                 before = RegressionRule(quantity=name)
             rules[name] = replace(before, **changes, line=config.line_of(place))
     return tuple(rules.values())
 
 
-def _check_has_limit(config: Config, place: Location, name: str, changes: Mapping[str, Any]) -> None:
+def _gives_limit(name: str, changes: Mapping[str, Any]) -> bool:
     allowances = ("increase", "decrease", "relative_increase", "relative_decrease")
-    if name != NOISE and not any(allowance in changes for allowance in allowances):
-        raise config.error(place, "gives no limit, and the profile has none for it")
+    return name == NOISE or any(allowance in changes for allowance in allowances)

@@ -200,12 +200,12 @@ def make_schema() -> Schema:
     override["checks"] |= _check_table(CHECK_NAMES, with_built_in=CHECK_NAMES)
     override["regression"] |= _quantity_table(REGRESSION_NAMES, with_built_in=REGRESSION_NAMES)
     model["checks"] |= _check_table(MODEL_METRICS, with_built_in=())
-    model["regression"] |= _quantity_table(MODEL_QUANTITIES, with_built_in=())
+    model["regression"] |= _quantity_table(MODEL_QUANTITIES, with_built_in=("weights",))
     for table in (override["regression"], model["regression"]):
         table.pop("$ref", None)
-    # What one profile lacks, the file must give: the profile may come from the command line.
-    everywhere = set.intersection(*(set(profile.layer_rules) for profile in PROFILES.values())) | {"noise"}
-    table = _quantity_table(REGRESSION_NAMES, with_built_in=everywhere)
+    # What no profile has, the file must give.
+    somewhere = set.union(*(set(profile.layer_rules) for profile in PROFILES.values())) | {"noise"}
+    table = _quantity_table(REGRESSION_NAMES, with_built_in=somewhere)
     own = {name: sections["RegressionSection"]["properties"][name] for name in ("profile", "ratchet")}
     sections["RegressionSection"] |= {**table, "properties": {**own, **table["properties"]}}
     del sections["RegressionTable"]

@@ -20,9 +20,8 @@ from pytest_weightwatcher.limits import (
     CHECK_NAMES,
     MODEL_METRICS,
     REGRESSION_NAMES,
-    model_regression_rules,
 )
-from pytest_weightwatcher.profiles import MODEL_QUANTITIES, PROFILES
+from pytest_weightwatcher.profiles import MODEL_QUANTITIES
 from pytest_weightwatcher.schema import DIALECT, FILE_NAME, make_schema, render_schema
 from tests.gate.console import ROOT, run
 
@@ -170,7 +169,7 @@ WRONG = [
     "version: 1\nregression: {alpha: {warn_at: 1}}\n",
     "version: 1\nregression: {correlation_traps: {max_new: 0.5}}\n",
     "version: 1\nregression: {noise: {max_increase: 1}}\n",
-    "version: 1\nregression: {norm: {severity: warn}}\n",
+    "version: 1\nregression: {entropy: {severity: warn}}\n",
     "version: 1\nregression: {coverage: {max_decrease: 0.1}}\n",
     "version: 1\nregression: {alpha: true}\n",
     "version: 1\noverrides: {match: '*'}\n",
@@ -228,13 +227,11 @@ def test_only_loading_can_see(tmp_path: Path, text: str) -> None:
     assert is_valid(text)
 
 
-def test_a_missing_limit_of_the_model_is_found_when_its_rules_are_made(tmp_path: Path) -> None:
-    # The schema sees it at once; the gate when it plans a model that has a baseline.
+def test_a_missing_limit_of_the_model_is_found(tmp_path: Path) -> None:
     text = "version: 1\nmodel: {regression: {norm: {severity: warn}}}\n"
     assert not is_valid(text)
-    load(tmp_path, text)
     with pytest.raises(ConfigError, match="gives no limit"):
-        model_regression_rules(load_config(tmp_path / "ww.yaml"), PROFILES["finetune"])
+        load(tmp_path, text)
 
 
 def test_the_file_is_json_of_its_own() -> None:
