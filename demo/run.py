@@ -29,7 +29,9 @@ def main(folder: Path) -> int:
     baseline = folder / "baseline.ww.json"
 
     say("1. Record the healthy model as the accepted baseline.")
-    recorded = run(folder, f"--ww-model={healthy}", f"--ww-baseline={baseline}", "--ww-update-baseline", "-q")
+    recorded = run(
+        folder, f"--ww-model={healthy}", f"--ww-baseline={baseline}", "--ww-update-baseline", "--ww-update-in-ci", "-q"
+    )
 
     say("2. Gate the healthy model. It should pass (five layers of this good model have an unusual alpha: warnings).")
     passed = run(

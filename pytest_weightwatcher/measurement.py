@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from threading import Event
 from typing import TYPE_CHECKING, TypeVar
 
 from pytest_weightwatcher.baseline import BaselineEntry, reuse
@@ -43,6 +44,7 @@ class Measurements:
         self._n_jobs = n_jobs or n_default_workers()
         self._executor: ThreadPoolExecutor | None = None
         self._stack = ExitStack()
+        self._is_held = Event()
         self._futures: dict[tuple[object, ...], Future[object]] = {}
         self._records: dict[tuple[int, str], LayerRecord] = {}
         self._sets: dict[int, LayerSets] = {}
@@ -55,7 +57,7 @@ class Measurements:
 
     def layer(self, model: CheckedModel, spec: MatrixSpec) -> LayerAnalysis:
         """Return the whole analysis of a matrix, also of one that the baseline knows."""
-        found = self._matrix(model, spec).result()
+        found = self._found(model, spec)
         if isinstance(found, LayerAnalysis):
             return found
         return self._once((id(model), spec.name, "whole"), analyze_matrix, task_of(model, spec)).result()
@@ -71,7 +73,7 @@ class Measurements:
         """Return the record of a matrix, from its analysis or from the baseline that knows its content."""
         key = (id(model), spec.name)
         if key not in self._records:
-            found = self._matrix(model, spec).result()
+            found = self._found(model, spec)
             if isinstance(found, KnownMatrix):
                 entry = model.known[found.content_hash]
                 self._records[key] = reuse(entry, spec.name, spec.rows, spec.columns)
@@ -81,7 +83,7 @@ class Measurements:
 
     def is_reused(self, model: CheckedModel, spec: MatrixSpec) -> bool:
         """Tell whether a matrix was not computed, because the baseline knows its content."""
-        return isinstance(self._matrix(model, spec).result(), KnownMatrix)
+        return isinstance(self._found(model, spec), KnownMatrix)
 
     def records(self, model: CheckedModel) -> list[LayerRecord]:
         """Return the records of all matrices of a model."""
@@ -151,12 +153,37 @@ class Measurements:
     def close(self) -> None:
         """Cancel what has not begun and wait for the rest."""
         if self._executor is not None:
+            # Whoever waits for the hold must not wait for ever.
+            self._is_held.set()
             self._executor.shutdown(wait=True, cancel_futures=True)
             self._executor = None
         self._stack.close()
 
     def _matrix(self, model: CheckedModel, spec: MatrixSpec) -> Future[LayerAnalysis | KnownMatrix]:
-        return self._once((id(model), spec.name), analyze_unless_known, task_of(model, spec), model.known)
+        key = (id(model), spec.name)
+        if key not in self._futures:
+            # Reading and hashing need no BLAS: they begin while the main thread still loads it.
+            self._futures[key] = self._pool().submit(
+                analyze_unless_known, task_of(model, spec), model.known, before=self._is_held.wait
+            )
+        return self._futures[key]  # type: ignore[return-value]
+
+    def _found(self, model: CheckedModel, spec: MatrixSpec) -> LayerAnalysis | KnownMatrix:
+        future = self._matrix(model, spec)
+        if not future.done():
+            self._hold_blas()
+        return future.result()
+
+    def _hold_blas(self) -> None:
+        """Hold BLAS to one thread for the rest of the run; by this thread, which alone can give it up."""
+        if not self._is_held.is_set():
+            self._stack.enter_context(single_threaded_blas())
+            self._is_held.set()
+
+    def _pool(self) -> ThreadPoolExecutor:
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(max_workers=self._n_jobs, thread_name_prefix="ww")
+        return self._executor
 
     def _entry_named(self, model: CheckedModel, name: str) -> BaselineEntry:
         assert model.baseline is not None, "only models with a baseline have entries"
@@ -171,10 +198,8 @@ class Measurements:
 
     def _once(self, key: tuple[object, ...], function: Callable[..., T], *arguments: object) -> Future[T]:
         if key not in self._futures:
-            if self._executor is None:
-                self._stack.enter_context(single_threaded_blas())
-                self._executor = ThreadPoolExecutor(max_workers=self._n_jobs, thread_name_prefix="ww")
-            self._futures[key] = self._executor.submit(function, *arguments)
+            self._hold_blas()
+            self._futures[key] = self._pool().submit(function, *arguments)
         return self._futures[key]  # type: ignore[return-value]
 
 

@@ -73,13 +73,26 @@ class KnownMatrix:
     content_hash: str
 
 
-def analyze_unless_known(task: MatrixTask, known: Container[str]) -> LayerAnalysis | KnownMatrix:
-    """Load one matrix and analyse it, unless the hash of its content is among the known ones."""
+def analyze_unless_known(
+    task: MatrixTask, known: Container[str], *, before: Callable[[], object] = lambda: None
+) -> LayerAnalysis | KnownMatrix:
+    """Load one matrix and analyse it, unless the hash of its content is among the known ones.
+
+    Parameters
+    ----------
+    task : MatrixTask
+        What to analyse.
+    known : container of str
+        Content hashes.
+    before : callable
+        Called before anything is computed, after the content turned out to be unknown.
+    """
+    stored = load_matrix(task.source, task.spec)
+    digest = content_hash(stored)
+    if digest in known:
+        return KnownMatrix(spec=stored.spec, content_hash=digest)
+    before()
     with single_threaded_blas():
-        stored = load_matrix(task.source, task.spec)
-        digest = content_hash(stored)
-        if digest in known:
-            return KnownMatrix(spec=stored.spec, content_hash=digest)
         return _analyze(stored, _given_spectrum(task, stored), task.options, digest)
 
 

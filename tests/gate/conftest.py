@@ -51,12 +51,6 @@ def healthy_tensors(seed: int = 0) -> Tensors:
     return tensors
 
 
-@pytest.fixture(autouse=True)
-def outside_ci(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Record baselines, whatever runs these tests: under CI the gate refuses to."""
-    monkeypatch.delenv("CI", raising=False)
-
-
 @pytest.fixture
 def make_model(pytester: pytest.Pytester) -> MakeModel:
     """Return a function that writes a model into the test's folder: healthy, but for the tensors given."""
