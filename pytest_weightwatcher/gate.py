@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pytest_weightwatcher.checks import (
+    ALPHA,
     BASELINE_LAYERS,
     CORRELATION_TRAPS,
     COVERAGE,
@@ -24,9 +25,12 @@ from pytest_weightwatcher.comparison import LayerComparison, compare_records, po
 from pytest_weightwatcher.confirmation import (
     CLEAR_TRAP,
     N_PERMUTATIONS,
+    N_REPLICAS,
     SVD_VALUES,
+    interval_of,
     is_borderline,
     is_trap_confirmed,
+    with_bootstrap,
 )
 from pytest_weightwatcher.measurement import Measurements, by_svd, task_of
 from pytest_weightwatcher.policy import apply_policy, current_date, judge_waivers
@@ -213,8 +217,8 @@ class Gate:
         judgement = judge_metric(record, rule)
         if not self._is_worth_a_second_look(judgement, rule, record):
             return judgement
-        again = judge_metric(self._by_svd(check.model, spec), rule)
-        return _confirmed(judgement, again)
+        again = self._by_svd(check.model, spec, with_interval=rule.check == ALPHA)
+        return _confirmed(judgement, judge_metric(again, rule), interval_of(again) if rule.check == ALPHA else "")
 
     def _judge_regression(self, check: Check, spec: MatrixSpec, record: LayerRecord, rule: RegressionRule) -> Judgement:
         entry = self._measurements.entry(check.model, spec)
@@ -233,12 +237,12 @@ class Gate:
             return judgement
         again = self._by_svd(check.model, spec)
         level, _ = self._measurements.trap_level(check.model, spec)
-        return _confirmed(
-            judgement,
-            judge_regression(
-                again, compare_records(again, entry, trap_level=level, news=check.model.profile.trap_news), rule
-            ),
-        )
+        comparison = compare_records(again, entry, trap_level=level, news=check.model.profile.trap_news)
+        doubt = ""
+        if rule.quantity == ALPHA:
+            comparison, doubt = with_bootstrap(again, entry, comparison, seed=check.model.description.options.seed)
+        found = judge_regression(again, comparison, rule)
+        return _confirmed(judgement, self._with_name(check.model, spec, found), doubt)
 
     def _judge_found_traps(
         self, check: Check, spec: MatrixSpec, record: LayerRecord, judgement: Judgement
@@ -316,12 +320,14 @@ class Gate:
         n_values = record.rows * record.columns
         return is_borderline(judgement, rule) and n_values <= SVD_VALUES
 
-    def _by_svd(self, model: CheckedModel, spec: MatrixSpec) -> LayerRecord:
-        return record_of(analyze_matrix(by_svd(task_of(model, spec))))
+    def _by_svd(self, model: CheckedModel, spec: MatrixSpec, *, with_interval: bool = False) -> LayerRecord:
+        task = by_svd(task_of(model, spec))
+        changes = {"traps": False, "noise_test": False, "bootstrap": N_REPLICAS if with_interval else 0}
+        return record_of(analyze_matrix(replace(task, options=task.options.changed(changes))))
 
 
-def _confirmed(first: Judgement, again: Judgement) -> Judgement:
+def _confirmed(first: Judgement, again: Judgement, doubt: str = "") -> Judgement:
     """Return the verdict of the more careful computation, with what it gave."""
     value = "no value" if again.value is None else f"{again.value:.6g}"
     held = "confirmed" if again.verdict is first.verdict else "not confirmed"
-    return replace(again, confirmation=f"borderline: {held} by a full SVD in float64 ({value})")
+    return replace(again, confirmation=f"borderline: {held} by a full SVD in float64 ({value}){doubt}")
