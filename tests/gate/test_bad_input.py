@@ -134,7 +134,7 @@ def test_index_that_names_what_it_must_not(pytester: pytest.Pytester, shard: str
         ("version: 1\nregression: {alpha: {sigma: 3}}\n", "ww.yaml:2: regression.alpha.sigma: unknown key"),
         ("version: 1\nregression: {profile: compresion}\n", "ww.yaml:2: regression.profile: expected 'compression' or"),
         ("version: 1\nregression: {nrm: {max_increase: 1}}\n", "ww.yaml:2: regression.nrm: nothing to compare by this"),
-        ("version: 1\nregression:\n  norm: {severity: warn}\n", "ww.yaml:3: regression.norm: gives no limit"),
+        ("version: 1\nregression:\n  entropy: {severity: warn}\n", "ww.yaml:3: regression.entropy: gives no limit"),
         ("version: 1\nregression: {weights: {warn_at: 1}}\n", "ww.yaml:2: regression.weights.warn_at: "),
         ("version: 1\nregression: {correlation_traps: {max_new: -1}}\n", "regression.correlation_traps.max_new: "),
         ("version: 1\npolicy: {fail_on: always}\n", "ww.yaml:2: policy.fail_on: expected 'fail', 'warn' or 'never'"),
