@@ -33,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 done, 4 the input cannot be used as asked (one sentence on stderr), 130 interrupted.
+        0 done, 1 a check failed or 5 nothing was checked (both of ``check``), 4 the input cannot be used as asked
+        (one sentence on stderr), 130 interrupted.
     """
     try:
         return _run(argv)
@@ -56,20 +57,25 @@ def _run(argv: Sequence[str] | None) -> int:
     from spectral.errors import SpectralError
 
     try:
-        _execute(arguments)
+        return _execute(arguments)
     except BrokenPipeError:
         raise
     except (GateError, SpectralError, OSError) as error:
         return _refuse(error)
-    return 0
 
 
-def _execute(arguments: argparse.Namespace) -> None:
+def _execute(arguments: argparse.Namespace) -> int:
     from pytest_weightwatcher.console.streams import check_output, write_document, write_text
 
+    if arguments.command == "check":
+        from pytest_weightwatcher.console.check import check_models
+
+        text, exit_code = check_models(arguments)
+        write_text(text)
+        return exit_code
     if arguments.command in TEXT_COMMANDS:
         write_text(_text(arguments))
-        return
+        return 0
     if arguments.output is not None:
         check_output(arguments.output, _inputs(arguments))
     document = _document(arguments)
@@ -78,6 +84,7 @@ def _execute(arguments: argparse.Namespace) -> None:
         for section in document.sections:
             if section.warning:
                 _say(f"{section.model}: {section.warning}")
+    return 0
 
 
 def _text(arguments: argparse.Namespace) -> str:

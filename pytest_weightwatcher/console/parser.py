@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_weightwatcher.console.flags import add_flags, integer, number
 from pytest_weightwatcher.nodeids import printable
-from pytest_weightwatcher.options import CONFIG_NAME, PROFILE_NAMES, parse_jobs, text_argument
+from pytest_weightwatcher.options import (
+    CONFIG_NAME,
+    FAIL_ON,
+    PROFILE_NAMES,
+    REPORT_TYPES,
+    parse_jobs,
+    seed_argument,
+    text_argument,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +26,7 @@ PROGRAM = "ww-gate"
 USAGE_ERROR = 4
 """Exit code of whatever is wrong with the input, as in the gate."""
 
-TEXT_COMMANDS = ("schema", "explain", "init")
+TEXT_COMMANDS = ("schema", "explain", "init", "check")
 """Commands whose result is plain text, no tables."""
 
 FORMATS = ("table", "csv", "json", "md")
@@ -77,6 +85,7 @@ def make_parser() -> Parser:
     _add_describe(commands)
     _add_analyze(commands)
     _add_compare(commands)
+    _add_check(commands)
     _add_init(commands)
     _add_calibrate(commands)
     _add_explain(commands)
@@ -216,6 +225,27 @@ def _add_profile(parser: Parser) -> None:
         help="question asked beside the baseline: are the weights the same but for rounding (compression), or has any "
         f"layer's health become worse (finetune)? (default: {PROFILE_NAMES[0]})",
     )
+
+
+def _add_check(commands: Any) -> None:
+    parser = commands.add_parser(
+        "check",
+        help="the verdicts of pytest --ww-model, without pytest",
+        description="Judge checkpoints by the limits of ww.yaml and against a baseline, as pytest --ww-model does. "
+        "Exit code 1 where a check fails, 5 where nothing was checked, 4 where the input cannot be used.",
+    )
+    parser.add_argument(
+        "models", metavar="MODEL", nargs="*", type=text_argument, help="checkpoints (default: models of ww.yaml)"
+    )
+    parser.add_argument("--baseline", metavar="PATH", type=text_argument, help="baseline file, or accepted checkpoint")
+    parser.add_argument("--config", metavar="PATH", type=text_argument, help="limits (default: ww.yaml, if any)")
+    parser.add_argument("--profile", choices=PROFILE_NAMES, help="the question asked beside the baseline")
+    parser.add_argument("--fail-on", choices=FAIL_ON, help="the mildest verdict that fails (default: fail)")
+    parser.add_argument("--seed", metavar="N", type=seed_argument, help="seed of everything random")
+    parser.add_argument(
+        "--format", choices=("text", *REPORT_TYPES), default="text", help="text (default), or a report of the gate"
+    )
+    _add_jobs(parser)
 
 
 def _add_explain(commands: Any) -> None:
