@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pytest_weightwatcher.meanings import Meaning
+from pytest_weightwatcher.nodeids import printable
 from pytest_weightwatcher.plugins import Finding
 from pytest_weightwatcher.verdict import Judgement, Verdict
 
@@ -42,7 +43,7 @@ def judge_by_plugin(plugin: PluginCheck, record: LayerRecord, reference: LayerRe
     try:
         found: object = plugin.check.function(plain(record), None if reference is None else plain(reference))
     except Exception as error:
-        return metric_error(name, f"{what} failed: {type(error).__name__}: {str(error)[:300]}")
+        return metric_error(name, f"{what} failed: {type(error).__name__}: {printable(str(error)[:300])}")
     if not isinstance(found, Finding):
         return metric_error(name, f"{what} gave a {type(found).__name__}, expected a Finding")
     verdict = Verdict(found.verdict)
@@ -51,7 +52,8 @@ def judge_by_plugin(plugin: PluginCheck, record: LayerRecord, reference: LayerRe
         verdict=severity if verdict is Verdict.FAIL else verdict,
         value=found.value,
         limit=None if found.limit is None else dict(found.limit),
-        detail=found.detail,
+        # A line break and ::error:: would be a command to a CI service.
+        detail=printable(found.detail),
         resolution=f"judged by the plugin {plugin.plugin}",
         told=_meaning_of(plugin),
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -97,10 +97,16 @@ class Finding:
             raise ValueError(f"the verdict must be one of {', '.join(get_args(FindingVerdict))}, got {self.verdict!r}")
         if not isinstance(self.detail, str) or not self.detail:
             raise ValueError(f"the detail must be a sentence, got {self.detail!r}")
+        if self.value is not None:
+            # Numpy's numbers are none that JSON takes.
+            object.__setattr__(self, "value", float(self.value))
         if self.verdict == "pass" and self.value is not None and not math.isfinite(self.value):
             raise ValueError(f"a value of {self.value} cannot pass")
-        if self.limit is not None and not set(self.limit) <= {"min", "max"}:
+        if self.limit is None:
+            return
+        if not set(self.limit) <= {"min", "max"}:
             raise ValueError(f"a limit has min and max, got {', '.join(map(str, self.limit))}")
+        object.__setattr__(self, "limit", {name: float(bound) for name, bound in self.limit.items()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,8 +155,8 @@ class Section:
 
     title: str
     text: str = ""
-    columns: tuple[str, ...] | list[str] = ()
-    rows: tuple[tuple[Cell, ...], ...] | list[tuple[Cell, ...]] = field(default=(), repr=False)
+    columns: Sequence[str] = ()
+    rows: Sequence[Sequence[Cell]] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.title, str) or not self.title.strip():

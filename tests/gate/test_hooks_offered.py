@@ -413,6 +413,19 @@ class TestChecks:
         assert result_of(pytester)["models"][0]["n_reused"] == 4
         assert details(pytester, "square").split()[2] == alone.split()[2]
 
+    def test_numbers_and_text_of_any_kind_can_be_reported(
+        self, pytester: pytest.Pytester, make_model: MakeModel
+    ) -> None:
+        make_model()
+        value = "value=np.float32(1.5), limit={'max': np.int64(1)}"
+        body = f"import numpy as np; return Finding(verdict='warn', detail='a\\n::error::b', {value})"
+        pytester.makeconftest(CHECK.format(body=body))
+        result = run(pytester)
+        assert result.ret == 0
+        result.stdout.no_fnmatch_line("::error::*")
+        (found, *_) = [each for each in result_of(pytester)["models"][0]["checks"] if each["check"] == "square"]
+        assert (found["value"], found["limit"], found["detail"]) == (1.5, {"max": 1.0}, "a\\n::error::b")
+
     def test_inconclusive_obeys_the_policy(self, pytester: pytest.Pytester, make_model: MakeModel) -> None:
         make_model()
         pytester.makeconftest(CHECK.format(body="return Finding(verdict='inconclusive', detail='who knows')"))
