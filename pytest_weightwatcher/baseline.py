@@ -90,16 +90,29 @@ class Baseline:
     digest: str | None = field(default=None, repr=False)
 
 
-def options_payload(options: AnalysisOptions) -> dict[str, Any]:
-    """Return the options that a baseline records: those on which its numbers depend."""
+def options_payload(options: AnalysisOptions, plugin_metrics: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return the options that a baseline records: those on which its numbers depend.
+
+    Parameters
+    ----------
+    options : AnalysisOptions
+        Of the gate.
+    plugin_metrics : mapping of str to str, optional
+        Metrics of plugins -> their versions.
+    """
     extras = {name: True for name in EXTRA_ANALYSES if getattr(options, name)}
     return {
         "fit": options.fit,
         "min_evals": options.min_evals,
         "seed": options.seed,
         **extras,
+        **({PLUGIN_METRICS: dict(plugin_metrics)} if plugin_metrics else {}),
         "exclude": list(options.exclude),
     }
+
+
+PLUGIN_METRICS = "plugin_metrics"
+"""Key of the recorded options: the metrics of plugins, with their versions."""
 
 
 EXTRA_ANALYSES = ("mp_fit", "randomize", "detX", "vectors", "farms")

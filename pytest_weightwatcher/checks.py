@@ -53,7 +53,7 @@ NEEDS_BOTH_CHECKPOINTS = (OVERLAP, INTRUDERS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """Bounds on one number, both inclusive; at least one is given.
+    """Bounds on one number, both inclusive; at least one is given, but for the checks of plugins, which need none.
 
     Attributes
     ----------

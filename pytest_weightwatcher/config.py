@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 
 from pytest_weightwatcher.checks import PAIRED_QUANTITIES
 from pytest_weightwatcher.errors import ConfigError
+from pytest_weightwatcher.extensions import NO_EXTENSIONS, Extensions
 from pytest_weightwatcher.limits import check_names
 from pytest_weightwatcher.options import CONFIG_NAME
 from pytest_weightwatcher.suggestions import suggest
@@ -260,10 +261,22 @@ class Config(_Section):
     report: ReportSection = Field(default_factory=ReportSection)
 
     _source: YamlSource | None = PrivateAttr(default=None)
+    _extensions: Extensions = PrivateAttr(default_factory=Extensions)
 
     def remember(self, source: YamlSource) -> None:
         """Keep the file this was read from, for the lines of its entries."""
         self._source = source
+
+    def extended(self, extensions: Extensions) -> Config:
+        """Return the same configuration for a run with plugins of the gate."""
+        config = self.model_copy()
+        config._extensions = extensions  # noqa: SLF001  (a copy of this very class)
+        return config
+
+    @property
+    def extensions(self) -> Extensions:
+        """What the plugins of the run add; nothing outside of pytest."""
+        return self._extensions
 
     @property
     def path(self) -> Path | None:
@@ -283,8 +296,15 @@ class Config(_Section):
         return self._source.error(location, problem)
 
 
-def load_config(path: Path) -> Config:
+def load_config(path: Path, extensions: Extensions = NO_EXTENSIONS) -> Config:
     """Read and validate a ww.yaml.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    extensions : Extensions
+        What plugins add to the names that it may use.
 
     Raises
     ------
@@ -303,6 +323,7 @@ def load_config(path: Path) -> Config:
     except ValidationError as error:
         raise _explain(source, error.errors(include_url=False)[0]) from error
     config.remember(source)
+    config = config.extended(extensions)
     check_names(config)
     return config
 

@@ -49,3 +49,7 @@ class ReportError(GateError, ValueError):
 
 class WrongSpectralPackageError(GateError, ImportError):
     """The name ``spectral`` belongs to another distribution in this environment."""
+
+
+class ExtensionError(GateError, ValueError):
+    """A plugin of the gate failed, or gave something else than its hook asks for; the message names it."""

@@ -114,6 +114,8 @@ def _rule(check: Mapping[str, Any], model: Mapping[str, Any]) -> str:
         return "values must be finite, and layers alive"
     if check.get("check") == WAIVERS:
         return "no waiver may have expired"
+    if check.get("plugin") is not None:
+        return f"{name}, as the plugin {check['plugin']} judges it"
     whole = " of the model as a whole" if str(check.get("check")).startswith(MODEL) else ""
     if _is_regression(check):
         return _allowances(check, model, f"{name}{whole} against the baseline")
@@ -156,6 +158,8 @@ def _origin(check: Mapping[str, Any], model: Mapping[str, Any]) -> str:
         return f"from line {line} of {_config(check, model)}"
     if check.get("check") in (INTEGRITY, BASELINE_LAYERS, WAIVERS):
         return "always on"
+    if check.get("plugin") is not None:
+        return f"of the plugin {check['plugin']}"
     profile = _profile(model)
     if _is_regression(check) and profile is not None:
         return f"the default of the profile {profile.name}, which asks: {profile.question}"

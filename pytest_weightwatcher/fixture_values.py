@@ -147,5 +147,5 @@ class FixtureValues:
             return self._gate.config_of(self._gate.main_path)
         # Not by the session: it would write the reports that this file asks for, too.
         if mark.config not in self._configs:
-            self._configs[mark.config] = load_config(mark.config)
+            self._configs[mark.config] = load_config(mark.config, self._gate.extensions)
         return self._configs[mark.config]

@@ -33,6 +33,7 @@ from pytest_weightwatcher.confirmation import (
     with_bootstrap,
 )
 from pytest_weightwatcher.measurement import Measurements, by_svd, task_of
+from pytest_weightwatcher.plugin_checks import find_problem, judge_by_plugin, metric_error
 from pytest_weightwatcher.policy import apply_policy, current_date, judge_waivers
 from pytest_weightwatcher.records import record_of
 from pytest_weightwatcher.verdict import (
@@ -199,6 +200,9 @@ class Gate:
         record = self._measurements.record(check.model, spec)
         if check.rule is None:
             return judge_integrity(record)
+        problem = self._problem_of_metric(check, spec, record)
+        if problem is not None:
+            return metric_error(check.name, problem)
         if isinstance(check.rule, RegressionRule):
             judgement = self._judge_regression(check, spec, record, check.rule)
         else:
@@ -207,7 +211,20 @@ class Gate:
             return self._judge_found_traps(check, spec, record, judgement)
         return judgement
 
+    def _problem_of_metric(self, check: Check, spec: MatrixSpec, record: LayerRecord) -> str | None:
+        """Return why a metric of a plugin is missing that should be there, now or in a checkpoint as the baseline."""
+        rule = check.rule
+        metric = rule.quantity if isinstance(rule, RegressionRule) else check.name
+        if metric not in check.model.config.extensions.metric_names:
+            return None
+        entry = self._measurements.entry(check.model, spec) if isinstance(rule, RegressionRule) else None
+        return find_problem(metric, record) or (None if entry is None else find_problem(metric, entry.record))
+
     def _judge_absolute(self, check: Check, spec: MatrixSpec, record: LayerRecord, rule: Rule) -> Judgement:
+        plugin = check.model.config.extensions.checks.get(rule.check)
+        if plugin is not None:
+            entry = None if check.model.baseline is None else self._measurements.entry(check.model, spec)
+            return judge_by_plugin(plugin, record, None if entry is None else entry.record, rule)
         if rule.check == NOISE:
             return judge_noise(record, rule)
         if rule.check == CORRELATION_TRAPS:
@@ -215,7 +232,8 @@ class Gate:
             n_traps = None if record.traps is None else record.traps.count(level) if is_alarm else 0
             return judge_traps(record, rule, n_traps, level)
         judgement = judge_metric(record, rule)
-        if not self._is_worth_a_second_look(judgement, rule, record):
+        is_of_plugin = rule.check in check.model.config.extensions.metric_names
+        if is_of_plugin or not self._is_worth_a_second_look(judgement, rule, record):
             return judgement
         again = self._by_svd(check.model, spec, with_interval=rule.check == ALPHA)
         return _confirmed(judgement, judge_metric(again, rule), interval_of(again) if rule.check == ALPHA else "")
@@ -231,7 +249,7 @@ class Gate:
             comparison = self._comparison(check.model, spec, record, entry)
         judgement = judge_regression(record, comparison, rule)
         judgement = self._with_name(check.model, spec, judgement)
-        if rule.quantity in _NOT_OF_SPECTRA:
+        if rule.quantity in (*_NOT_OF_SPECTRA, *check.model.config.extensions.metric_names):
             return judgement
         if not self._is_worth_a_second_look(judgement, None, record):
             return judgement

@@ -58,7 +58,17 @@ def layer_rules(config: Config, layer: str) -> tuple[Rule, ...]:
     """
     tables: list[tuple[Location, Mapping[str, Limit | None]]] = [(("checks",), config.checks)]
     tables += [(("overrides", index, "checks"), override.checks) for index, override in _matching(config, layer)]
-    return _merge(config, tables, CHECK_NAMES)
+    return _merge(config, tables, check_names_of(config))
+
+
+def check_names_of(config: Config) -> tuple[str, ...]:
+    """Return the names that may stand under ``checks``, those of plugins among them."""
+    return (*CHECK_NAMES, *config.extensions.metric_names, *config.extensions.checks)
+
+
+def regression_names_of(config: Config) -> tuple[str, ...]:
+    """Return the names that may stand under ``regression``, those of plugins among them."""
+    return (*REGRESSION_NAMES, *config.extensions.metric_names)
 
 
 def model_rules(config: Config) -> tuple[Rule, ...]:
@@ -107,6 +117,9 @@ def check_names(config: Config) -> None:
                 raise config.error((*location, name), f"no such check{suggest(name, known)}")
             _check_extra(config, (*location, name), name)
             limit = table[name]
+            if name in config.extensions.checks and limit is not None and (limit.min, limit.max) != (None, None):
+                place = (*location, name, "max" if limit.min is None else "min")
+                raise config.error(place, "a check of a plugin judges by itself: give false or a severity")
             if name in (CORRELATION_TRAPS, NOISE) and limit is not None and limit.min is not None:
                 raise config.error((*location, name, "min"), "there is no least number of it to ask for; give max")
     for place, regression, quantities in _regression_tables(config):
@@ -130,17 +143,19 @@ def _check_extra(config: Config, location: Location, name: str) -> None:
 
 
 def _check_tables(config: Config) -> Iterator[tuple[Location, CheckTable, tuple[str, ...]]]:
-    yield ("checks",), config.checks, (*CHECK_NAMES, *MODEL_CHECKS)
+    names = check_names_of(config)
+    yield ("checks",), config.checks, (*names, *MODEL_CHECKS)
     yield ("model", "checks"), config.model.checks, MODEL_METRICS
     for index, override in enumerate(config.overrides):
-        yield ("overrides", index, "checks"), override.checks, CHECK_NAMES
+        yield ("overrides", index, "checks"), override.checks, names
 
 
 def _regression_tables(config: Config) -> Iterator[tuple[Location, RegressionTable, tuple[str, ...]]]:
-    yield ("regression",), config.regression, REGRESSION_NAMES
+    names = regression_names_of(config)
+    yield ("regression",), config.regression, names
     yield ("model", "regression"), config.model.regression, MODEL_QUANTITIES
     for index, override in enumerate(config.overrides):
-        yield ("overrides", index, "regression"), override.regression, REGRESSION_NAMES
+        yield ("overrides", index, "regression"), override.regression, names
 
 
 def _matching(config: Config, layer: str) -> Iterator[tuple[int, Any]]:
@@ -153,6 +168,7 @@ def _merge(
     names: tuple[str, ...],
 ) -> tuple[Rule, ...]:
     rules = {name: DEFAULT_RULES[name] for name in names if name in DEFAULT_RULES}
+    rules |= {name: plugin_rule(name) for name in config.extensions.checks if name in names}
     if NOISE in rules:
         rules[NOISE] = replace(rules[NOISE], maximum=config.analysis.false_alarm_rate)
     for location, table in tables:
@@ -167,6 +183,11 @@ def _merge(
     return tuple(rules[name] for name in names if name in rules)
 
 
+def plugin_rule(check: str) -> Rule:
+    """Return the rule of a check that a plugin judges: by default its verdict stands."""
+    return Rule(check=check, minimum=None, maximum=None, severity="fail", line=None)
+
+
 def _replaced(config: Config, location: Location, before: Rule | None, limit: Limit) -> Rule:
     """Apply a limit under ``checks``: it stands for itself; with a severity alone it keeps the built-in bounds."""
     if limit.min is not None or limit.max is not None:
@@ -178,7 +199,7 @@ def _patched(config: Config, location: Location, before: Rule | None, limit: Lim
     """Apply a limit under ``overrides``: it changes what it names and leaves the rest as it was."""
     minimum = before.minimum if before and limit.min is None else limit.min
     maximum = before.maximum if before and limit.max is None else limit.max
-    if minimum is None and maximum is None:
+    if minimum is None and maximum is None and location[-1] not in config.extensions.checks:
         raise config.error(location, "gives neither min nor max, and there is no built-in limit")
     if minimum is not None and maximum is not None and minimum > maximum:
         raise config.error(location, f"min {minimum:g} is larger than max {maximum:g}, one of them set elsewhere")

@@ -193,7 +193,7 @@ class Measurements:
 
     def _baseline_layer(self, model: CheckedModel, name: str) -> Future[LayerAnalysis]:
         assert model.baseline is not None, "only models with a baseline have its layers"
-        task = model.baseline.tasks[name]
+        task = replace(model.baseline.tasks[name], measures=model.config.extensions.measures)
         return self._once((id(model.baseline), name, "baseline"), analyze_matrix, task)
 
     def _once(self, key: tuple[object, ...], function: Callable[..., T], *arguments: object) -> Future[T]:
@@ -205,7 +205,12 @@ class Measurements:
 
 def task_of(model: CheckedModel, spec: MatrixSpec) -> MatrixTask:
     """Return the analysis of one matrix of a model, as a task."""
-    return MatrixTask(source=model.description.source, spec=spec, options=model.description.options)
+    return MatrixTask(
+        source=model.description.source,
+        spec=spec,
+        options=model.description.options,
+        measures=model.config.extensions.measures,
+    )
 
 
 def _subspaces(task: MatrixTask, base: MatrixTask) -> SubspaceComparison | SpectrumFailure:

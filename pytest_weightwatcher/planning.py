@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pytest_weightwatcher.baseline import (
     EXTRA_ANALYSES,
+    PLUGIN_METRICS,
     Baseline,
     BaselineEntry,
     environment_payload,
@@ -19,6 +20,7 @@ from pytest_weightwatcher.baseline import (
 )
 from pytest_weightwatcher.checks import CORRELATION_TRAPS, NEEDS_BOTH_CHECKPOINTS, NOISE
 from pytest_weightwatcher.errors import BaselineError
+from pytest_weightwatcher.extensions import NO_EXTENSIONS
 from pytest_weightwatcher.files import is_inside
 from pytest_weightwatcher.limits import (
     layer_rules,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
     from pytest_weightwatcher.checks import RegressionRule, Rule
     from pytest_weightwatcher.config import Config
+    from pytest_weightwatcher.extensions import Extensions
     from pytest_weightwatcher.profiles import Profile
 
 BASELINE_SUFFIX = ".json"
@@ -246,6 +249,8 @@ def plan_model(
     """
     chosen = profile_of(config, profile)
     compared = {} if baseline is None else _paired_rules(config, chosen, description, baseline)
+    if baseline is not None:
+        _check_plugin_metrics(baseline, config, compared)
     return CheckedModel(
         name=name,
         path=path or Path(name),
@@ -268,9 +273,9 @@ def plan_model(
         regression_rules=compared,
         model_regression_rules=() if baseline is None else model_regression_rules(config, chosen),
         baseline=baseline,
-        known={} if baseline is None else _known_matrices(baseline, description.options),
+        known={} if baseline is None else _known_matrices(baseline, description.options, config.extensions),
         recording=recording,
-        notes=() if baseline is None else _notes(baseline, description.options),
+        notes=() if baseline is None else _notes(baseline, description.options, config.extensions),
         n_models=n_models,
     )
 
@@ -297,8 +302,21 @@ def gate_options(
     return options.changed({option: getattr(analysis, option) for option in EXTRA_ANALYSES})
 
 
-def open_baseline(location: Path, model: Path | None, description: Description) -> BaselineSource:
+def open_baseline(
+    location: Path, model: Path | None, description: Description, extensions: Extensions = NO_EXTENSIONS
+) -> BaselineSource:
     """Open a baseline file, or another checkpoint, for a model.
+
+    Parameters
+    ----------
+    location : Path
+        Where it is.
+    model : Path or None
+        Where the model is; None where it is in memory.
+    description : Description
+        The model.
+    extensions : Extensions
+        Plugins that may open a checkpoint.
 
     Raises
     ------
@@ -311,7 +329,7 @@ def open_baseline(location: Path, model: Path | None, description: Description) 
         return open_recorded(read_baseline(location), location, description)
     if not location.exists():
         raise BaselineError(f"{location}: no such baseline: give a recorded {BASELINE_SUFFIX} file or a checkpoint")
-    return open_checkpoint(location, location, description)
+    return open_checkpoint(extensions.open_with(location), location, description)
 
 
 def open_checkpoint(model: object, location: Path, description: Description) -> BaselineSource:
@@ -355,7 +373,7 @@ def open_recorded(recorded: Baseline, location: Path, description: Description) 
 def _plan_model(want: _Wanted, name: str, config: Config, wish: Wish, folder: Path, *, n_models: int) -> CheckedModel:
     location = _baseline_path(want)
     options = gate_options(config, seed=wish.seed, is_recording=wish.is_recording, has_baseline=location is not None)
-    description = describe(want.path, options)
+    description = describe(config.extensions.open_with(want.path), options)
     if not description.matrices:
         raise ModelNotFoundError(
             f"{want.path}: holds no weight matrix to check (see the formats and layers in the docs)"
@@ -365,7 +383,7 @@ def _plan_model(want: _Wanted, name: str, config: Config, wish: Wish, folder: Pa
     recording = _plan_recording(location, want.path, config, wish) if wish.is_recording else None
     baseline = None
     if recording is None:
-        baseline = None if location is None else open_baseline(location, want.path, description)
+        baseline = None if location is None else open_baseline(location, want.path, description, config.extensions)
     elif recording.mode != "all" and recording.before is not None:
         baseline = open_recorded(recording.before, recording.path, description)
     return plan_model(
@@ -430,26 +448,46 @@ def _paired_rules(
     }
 
 
-def _known_matrices(baseline: BaselineSource, options: AnalysisOptions) -> dict[str, BaselineEntry]:
+def _check_plugin_metrics(
+    baseline: BaselineSource, config: Config, rules: Mapping[str, tuple[RegressionRule, ...]]
+) -> None:
+    """Refuse to compare metrics of plugins that the baseline lacks or that were computed in another way then."""
+    if baseline.recorded is None:
+        return
+    recorded = baseline.recorded.options.get(PLUGIN_METRICS)
+    asked = {rule.quantity for each in rules.values() for rule in each}
+    for name, version in config.extensions.versions.items():
+        before = recorded.get(name) if isinstance(recorded, dict) else None
+        if name in asked and before != version:
+            was = "without" if before is None else f"with version {str(before)[:40]!r} of"
+            raise BaselineError(
+                f"{baseline.path}: recorded {was} the metric {name!r}, this run has version {version!r}; record it "
+                "anew with --ww-update-baseline"
+            )
+
+
+def _known_matrices(
+    baseline: BaselineSource, options: AnalysisOptions, extensions: Extensions
+) -> dict[str, BaselineEntry]:
     """Return the entries whose numbers this run would compute again, by content."""
     recorded = baseline.recorded
     if recorded is None or recorded.version != __version__:
         return {}
-    ours = {key: value for key, value in options_payload(options).items() if key != "exclude"}
+    ours = {key: value for key, value in options_payload(options, extensions.versions).items() if key != "exclude"}
     theirs = {key: value for key, value in recorded.options.items() if key != "exclude"}
     if ours != theirs:
         return {}
     return {entry.record.content_hash: entry for entry in recorded.entries.values()}
 
 
-def _notes(baseline: BaselineSource, options: AnalysisOptions) -> tuple[str, ...]:
+def _notes(baseline: BaselineSource, options: AnalysisOptions, extensions: Extensions) -> tuple[str, ...]:
     """Return how the recording differs from this run, in what its numbers depend on."""
     recorded = baseline.recorded
     if recorded is None:
         return ()
     differences = [
-        f"{name} {str(recorded.options.get(name))[:60]} (now {value})"
-        for name, value in options_payload(options).items()
+        f"{name} {str(recorded.options.get(name))[:60]} (now {'none' if value is False else value})"
+        for name, value in {PLUGIN_METRICS: False, **options_payload(options, extensions.versions)}.items()
         if recorded.options.get(name, False) != value
     ]
     differences += [
@@ -517,7 +555,7 @@ def recorded_baseline(
     if (
         kept
         and recording.before is not None
-        and _numbers(recording.before.options) != _numbers(options_payload(options))
+        and _numbers(recording.before.options) != _numbers(options_payload(options, model.config.extensions.versions))
     ):
         raise BaselineError(
             f"{recording.path}: not recorded: the entries that stay were made with other options; record it as a whole"
@@ -525,7 +563,7 @@ def recorded_baseline(
     return Baseline(
         label=str(recording.path),
         version=__version__,
-        options=options_payload(options),
+        options=options_payload(options, model.config.extensions.versions),
         environment=environment_payload(),
         checkpoints=tuple(model.name for model in models),
         entries={**kept, **entries},

@@ -28,6 +28,12 @@ USAGE_ERROR_ATTRIBUTE = "ww_usage_error"
 _GATE_KEY = pytest.StashKey["GateSession"]()
 
 
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    from pytest_weightwatcher import hookspec
+
+    pluginmanager.add_hookspecs(hookspec)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     add_options(parser)
 

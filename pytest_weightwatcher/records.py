@@ -161,6 +161,8 @@ class LayerRecord:
         The trap test, where it could be made.
     noise_p_value : float or None
         Of the test against noise, where it could be made.
+    failed_metrics : tuple of str
+        Metrics of plugins that could not be computed; ``reasons`` says why. Such a layer is not recorded.
     evals : ndarray or None
         The eigenvalues the tail is fitted to, where the layer was computed in this run.
     """
@@ -182,6 +184,7 @@ class LayerRecord:
     projections: tuple[float, ...] = field(default=(), repr=False)
     traps: TrapRecord | None = None
     noise_p_value: float | None = None
+    failed_metrics: tuple[str, ...] = ()
     evals: NDArray[np.float64] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -233,6 +236,7 @@ def record_of(layer: LayerAnalysis) -> LayerRecord:
         projections=() if layer.projections is None else _rounded_all(layer.projections),
         traps=_traps_of(layer),
         noise_p_value=_noise_p_value_of(layer),
+        failed_metrics=layer.failed_measures,
         evals=layer.fitted_evals,
     )
 

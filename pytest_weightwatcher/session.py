@@ -40,10 +40,13 @@ class GateSession:
     """
 
     def __init__(self, config: pytest.Config, options: GateOptions) -> None:
+        from pytest_weightwatcher.extensions import collect_extensions
         from pytest_weightwatcher.gate import Gate
         from pytest_weightwatcher.report.result import ResultBuilder
 
         self.options = options
+        self.extensions = collect_extensions(config)
+        self._config = config
         self.has_xdist = config.pluginmanager.hasplugin("xdist")
         self.is_worker = hasattr(config, "workerinput")
         self.invocation_folder = config.invocation_params.dir
@@ -81,7 +84,9 @@ class GateSession:
 
         if path not in self._configs:
             is_absent = path == self.main_path and self.options.config is None and not os.path.lexists(path)
-            self._configs[path] = Config() if is_absent else load_config(path)
+            self._configs[path] = (
+                Config().extended(self.extensions) if is_absent else load_config(path, self.extensions)
+            )
         return self._configs[path]
 
     def models_of(self, path: Path) -> tuple[CheckedModel, ...]:
@@ -173,6 +178,7 @@ class GateSession:
                 baseline_name=self._gate.partner(model, spec),
             ),
             "recorded": recorded_payload(record) if is_recorded else None,
+            "failed_metrics": [f"{spec.name}: {record.reasons[name]}" for name in record.failed_metrics],
         }
 
     def analysis(self, model: CheckedModel) -> Analysis:
@@ -229,6 +235,7 @@ class GateSession:
             return
         if (self.options.update_baseline or self.options.new_only) and not is_interrupted:
             self._record_baselines()
+        self._add_sections(self.result)
         try:
             targets = self.report_targets()
         except GateError as error:
@@ -240,6 +247,15 @@ class GateSession:
                 self.written.append((target.type, target.path, ""))
             except OSError as error:
                 self._note_problem(f"{target.path}: the report cannot be written: {error.strerror}")
+
+    def _add_sections(self, result: dict[str, Any]) -> None:
+        from pytest_weightwatcher.extensions import report_sections
+
+        sections, problems = report_sections(self._config, result)
+        if sections:
+            result["sections"] = sections
+        for problem in problems:
+            self._note_problem(problem)
 
     def exit_status(self, status: int) -> int:
         """Return the exit code of the run: 4 for bad input or an unwritable target, 5 where nothing was checked."""

@@ -100,6 +100,8 @@ class Judgement:
         finding. None for other checks.
     is_undecided : bool
         The numbers gave no verdict; a policy made it one.
+    told : Meaning or None
+        What findings of the check mean, where a plugin says so.
     """
 
     check: str
@@ -112,6 +114,7 @@ class Judgement:
     confirmation: str = ""
     share: float | None = None
     is_undecided: bool = False
+    told: Meaning | None = None
 
     @property
     def is_finding(self) -> bool:
@@ -143,6 +146,8 @@ class Judgement:
 
     @property
     def _meaning(self) -> Meaning:
+        if self.told is not None and not self.is_undecided:
+            return self.told
         name = self.check.removeprefix(MODEL)
         if self.verdict is Verdict.ERROR:
             return UNREADABLE
@@ -392,11 +397,13 @@ def _is_too_small(record: LayerRecord) -> bool:
 
 
 def _without_value(record: LayerRecord, rule: Rule) -> Judgement:
-    reason = record.reason or f"{rule.check} is not defined for this layer"
+    # Of a metric that a plugin adds, the reason is its own.
+    reason = record.reasons.get(rule.check) or record.reason or f"{rule.check} is not defined for this layer"
     if record.is_without_spectrum:
         detail = f"no {rule.check}: {record.damage}"
         return Judgement(check=rule.check, verdict=_as_verdict(rule.severity), limit=_bounds(rule), detail=detail)
-    is_inconclusive = record.fit_failure is not None and record.fit_failure[0] is FitFailureReason.NO_SPREAD
+    failure = None if rule.check in record.reasons else record.fit_failure
+    is_inconclusive = failure is not None and failure[0] is FitFailureReason.NO_SPREAD
     verdict = Verdict.INCONCLUSIVE if is_inconclusive else Verdict.SKIPPED
     return Judgement(check=rule.check, verdict=verdict, limit=_bounds(rule), detail=reason)
 

@@ -59,6 +59,8 @@ class LayerAnalysis:
         With ``traps``.
     projections : ndarray of float64, optional
         Random projections of the weights, read-only (``projections``).
+    failed_measures : tuple of str
+        Measures of the caller's own that should have given a number; ``reasons`` says what went wrong.
     """
 
     spec: MatrixSpec
@@ -75,6 +77,7 @@ class LayerAnalysis:
     noise: NoiseTest | None = None
     traps: LayerTraps | None = None
     projections: NDArray[np.float64] | None = field(default=None, repr=False)
+    failed_measures: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("metrics", "reasons"):

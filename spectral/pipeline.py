@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from spectral.truncated_power_law import TruncatedPowerLawFit
 from spectral.weights import load_matrix
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Mapping
+    from collections.abc import Callable, Container, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -37,6 +37,33 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NoMeasure:
+    """Why a measure of the caller's own gave no number.
+
+    Attributes
+    ----------
+    reason : str
+        One sentence.
+    is_error : bool
+        It should have given one.
+    """
+
+    reason: str
+    is_error: bool
+
+
+class Measure(Protocol):
+    """A number that the caller wants of every matrix with a spectrum, beside those of the options."""
+
+    @property
+    def name(self) -> str:
+        """What to call it among the metrics."""
+
+    def __call__(self, layer: LayerAnalysis, matrix: WeightMatrix) -> float | int | NoMeasure:
+        """Return it, or why there is none; never raises."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MatrixTask:
     """The analysis of one matrix, small enough to send to another process."""
 
@@ -45,6 +72,8 @@ class MatrixTask:
     options: AnalysisOptions
     by_svd: bool = False
     """By a full singular value decomposition, not by the Gram matrix: slower, and exact for small singular values."""
+    measures: tuple[Measure, ...] = ()
+    """What the caller measures besides."""
 
 
 def analyze_matrix(task: MatrixTask) -> LayerAnalysis:
@@ -54,7 +83,8 @@ def analyze_matrix(task: MatrixTask) -> LayerAnalysis:
     """
     with single_threaded_blas():
         stored = load_matrix(task.source, task.spec)
-        return _analyze(stored, _given_spectrum(task, stored), task.options, content_hash(stored))
+        layer = _analyze(stored, _given_spectrum(task, stored), task.options, content_hash(stored))
+        return _with_measures(layer, stored, task.measures)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +123,22 @@ def analyze_unless_known(
         return KnownMatrix(spec=stored.spec, content_hash=digest)
     before()
     with single_threaded_blas():
-        return _analyze(stored, _given_spectrum(task, stored), task.options, digest)
+        layer = _analyze(stored, _given_spectrum(task, stored), task.options, digest)
+        return _with_measures(layer, stored, task.measures)
+
+
+def _with_measures(layer: LayerAnalysis, stored: WeightMatrix, measures: Sequence[Measure]) -> LayerAnalysis:
+    """Add what the caller measures; of a layer without a spectrum nothing is."""
+    if not measures or isinstance(layer.spectrum, SpectrumFailure):
+        return layer
+    values = {measure.name: measure(layer, stored) for measure in measures}
+    missing = {name: value for name, value in values.items() if isinstance(value, NoMeasure)}
+    return replace(
+        layer,
+        metrics={**layer.metrics, **{n: value for n, value in values.items() if not isinstance(value, NoMeasure)}},
+        reasons={**layer.reasons, **{name: value.reason for name, value in missing.items()}},
+        failed_measures=tuple(name for name, value in missing.items() if value.is_error),
+    )
 
 
 def _given_spectrum(task: MatrixTask, stored: WeightMatrix) -> Spectrum | None:

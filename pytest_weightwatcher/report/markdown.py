@@ -27,6 +27,8 @@ def render_markdown(result: Mapping[str, Any]) -> str:
     environment.filters["code"] = format_code
     environment.filters["text"] = format_text
     environment.filters["number"] = format_number
+    environment.filters["paragraphs"] = split_paragraphs
+    environment.filters["cell"] = format_cell
     template = environment.get_template("report.md.jinja")
     models = [
         {
@@ -37,7 +39,7 @@ def render_markdown(result: Mapping[str, Any]) -> str:
         }
         for model in result["models"]
     ]
-    return template.render(result=result, models=models, max_rows=MAX_ROWS)
+    return template.render(result=result, models=models, sections=result.get("sections", ()), max_rows=MAX_ROWS)
 
 
 def format_code(name: str) -> Markup:
@@ -54,6 +56,20 @@ def format_text(text: str) -> Markup:
 def format_number(value: float | None) -> str:
     """Return a number to four digits, or a dash where there is none."""
     return "–" if value is None else f"{value:.4g}"
+
+
+def format_cell(cell: str | float | bool | None) -> Markup | str:
+    """Return a cell of a plugin's table: numbers to four digits, all else as text that cannot act."""
+    if isinstance(cell, str):
+        return format_text(cell)
+    if isinstance(cell, bool):
+        return "yes" if cell else "no"
+    return str(cell) if isinstance(cell, int) else format_number(cell)
+
+
+def split_paragraphs(text: str) -> list[str]:
+    """Return the paragraphs of a text, each on one line."""
+    return [" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text) if paragraph.strip()]
 
 
 def _entities(text: str) -> str:

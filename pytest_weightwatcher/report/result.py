@@ -58,6 +58,7 @@ class ResultBuilder:
                 "action": judgement.action if judgement.is_finding else None,
                 "line": check.line,
                 "rule": _rule_payload(check.rule),
+                **_plugin_payload(check),
             },
         }
 
@@ -89,6 +90,15 @@ class ResultBuilder:
             for (path, name), record in self._layers.items()
             if path == str(model.path) and record["recorded"] is not None
         }
+
+    def failed_metrics(self, model: CheckedModel) -> list[str]:
+        """Return the metrics of plugins that could not be computed, with layer and reason."""
+        return [
+            problem
+            for (path, _), record in sorted(self._layers.items())
+            if path == str(model.path)
+            for problem in record["failed_metrics"]
+        ]
 
     def unsound_layers(self, model: CheckedModel) -> list[str]:
         """Return the layers of a model, or the model itself, whose integrity did not pass: nothing to record."""
@@ -157,7 +167,7 @@ class ResultBuilder:
             "notes": list(model.notes),
             "waivers": self._waivers_payload(path, model),
             "coverage": description.coverage,
-            "options": options_payload(description.options),
+            "options": options_payload(description.options, model.config.extensions.versions),
             "summary": summarise(
                 layer["metrics"] for layer in layers if layer["metrics"].get("num_evals", 0) >= min_evals
             ),
@@ -194,6 +204,12 @@ def _rule_payload(rule: Rule | RegressionRule | None) -> dict[str, Any] | None:
     if not isinstance(rule, RegressionRule):
         return None
     return {name: value for name, value in asdict(rule).items() if name not in ("quantity", "line")}
+
+
+def _plugin_payload(check: Check) -> dict[str, str]:
+    """Return whose check it is, where a plugin judges."""
+    plugin = check.model.config.extensions.checks.get(check.name)
+    return {} if plugin is None else {"plugin": plugin.plugin}
 
 
 def tool_payload() -> dict[str, str]:

@@ -47,6 +47,8 @@ def rule_name(check: Check) -> str:
     config = check.model.config
     if check.line and config.path:
         return f"{config.path.name}:{check.line}"
+    if check.name in config.extensions.checks:
+        return f"plugin {config.extensions.checks[check.name].plugin}"
     return f"profile {check.model.profile.name}" if isinstance(check.rule, RegressionRule) else "built in"
 
 
