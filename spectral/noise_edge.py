@@ -19,6 +19,8 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
+from spectral.roots import bisect_root
+
 MAX_KURTOSIS_SHARE = 0.05
 """The law is taken to hold up to an excess kurtosis of this share of M. The energies of N elements differ by the share
 √(κ4/N) then, and the heaviest of M columns has an eigenvalue of its own where it exceeds the mean by the share √(M/N)
@@ -46,8 +48,6 @@ def edge_factors(n_rows: int, n_columns: int, *, excess_kurtosis: float, sixth_c
     tuple of float
         (factor of the edge, factor of the width); (1, 1) for Gaussian entries.
     """
-    from scipy.optimize import brentq
-
     n = math.sqrt(n_rows * n_columns)
     r = (n_rows + n_columns) / n
     x = max(excess_kurtosis / n, _SMALLEST_X)
@@ -68,7 +68,7 @@ def edge_factors(n_rows: int, n_columns: int, *, excess_kurtosis: float, sixth_c
         f, first, _ = series(q)
         return q * (r + 2.0 * f) * first - (1.0 + r * f + f * f)
 
-    q = float(brentq(slope, 1e-9, _LARGEST_Q, xtol=1e-12))
+    q = bisect_root(slope, 1e-9, _LARGEST_Q, xtol=1e-12)
     f, first, second = series(q)
     edge = (1.0 + r * f + f * f) / q / (2.0 + r)
     curvature = ((r + 2.0 * f) * second + 2.0 * first**2) / q / 2.0

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spectral.roots import bisect_root
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -44,9 +46,7 @@ def _threshold_over_median(Q: float) -> float:
 
 def _median_of_law(Q: float) -> float:
     """Return the median of the Marchenko-Pastur law on [(1 - √β)², (1 + √β)²]."""
-    from scipy.optimize import brentq
-
     from spectral.marchenko_pastur_law import marchenko_pastur_cdf, marchenko_pastur_edges
 
     low, high = marchenko_pastur_edges(Q=Q)
-    return float(brentq(lambda x: float(marchenko_pastur_cdf(x, Q=Q)) - 0.5, low, high, xtol=1e-14))
+    return bisect_root(lambda x: float(marchenko_pastur_cdf(x, Q=Q)) - 0.5, low, high, xtol=1e-14)

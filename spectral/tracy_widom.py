@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spectral.roots import bisect_root
 from spectral.tracy_widom_table import PIECES
 
 if TYPE_CHECKING:
@@ -96,10 +97,11 @@ def tracy_widom_quantile(p_value: float) -> float:
     """
     if not 1e-200 <= p_value <= 1.0 - 1e-9:
         raise ValueError(f"p_value must lie in [1e-200, 1 - 1e-9], got {p_value!r}")
-    from scipy.optimize import brentq
 
     log_p = np.log(p_value)
-    return float(brentq(lambda t: np.log(tracy_widom_sf(t)) - log_p, _LEFT_END + 0.01, _RIGHT_END - 0.01, xtol=1e-10))
+    return bisect_root(
+        lambda t: float(np.log(tracy_widom_sf(t)) - log_p), _LEFT_END + 0.01, _RIGHT_END - 0.01, xtol=1e-10
+    )
 
 
 def largest_eigenvalue_scale(n_rows: int, n_columns: int) -> tuple[float, float]:

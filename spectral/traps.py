@@ -25,6 +25,7 @@ from spectral.elements import ElementStatistics, clipped, element_statistics, in
 from spectral.lanczos import leading_eigenvalues
 from spectral.noise import ACCURACY, MAX_STEPS, any_of, largest_eigenvalue, level_of_each
 from spectral.permutation import generator_for, scrambled
+from spectral.roots import bisect_root
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -361,7 +362,6 @@ def _element_p_values(permuted: PermutedSlice) -> tuple[float, ...]:
 
 def _degrees_of_freedom(log_ratio: float, share: float) -> float:
     """Return the degrees of the t-distribution whose quantiles at ``share`` and ten times it have this ratio."""
-    from scipy.optimize import brentq
     from scipy.special import stdtrit
 
     def excess(log_degrees: float) -> float:
@@ -373,4 +373,4 @@ def _degrees_of_freedom(log_ratio: float, share: float) -> float:
         return 1.0
     if excess(high) >= 0.0:
         return MAX_DEGREES
-    return math.exp(float(brentq(excess, low, high, xtol=1e-6)))
+    return math.exp(bisect_root(excess, low, high, xtol=1e-6))
