@@ -176,7 +176,7 @@ def read_baseline(path: Path) -> Baseline:
             text = stream.read(MAX_BYTES + 1)
         if len(text) > MAX_BYTES:
             raise BaselineError(f"{path}: larger than {MAX_BYTES} bytes, which no baseline is")
-        payload = json.loads(text.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=unique_keys)
+        payload = json.loads(text.decode("utf-8-sig"), parse_constant=_refuse_constant, object_pairs_hook=unique_keys)
     except FileNotFoundError as error:
         raise BaselineError(f"{path}: no such baseline; make it with --ww-update-baseline") from error
     except OSError as error:

@@ -7,19 +7,29 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
 from pytest_weightwatcher.checks import PAIRED_QUANTITIES
 from pytest_weightwatcher.errors import ConfigError
 from pytest_weightwatcher.extensions import NO_EXTENSIONS, Extensions
-from pytest_weightwatcher.limits import check_names
+from pytest_weightwatcher.limits import REGRESSION_NAMES, check_names
 from pytest_weightwatcher.options import CONFIG_NAME
+from pytest_weightwatcher.profiles import MODEL_QUANTITIES
 from pytest_weightwatcher.suggestions import suggest
 from pytest_weightwatcher.yaml_source import Location, YamlSource, read_yaml
 from spectral.options import FALSE_ALARM_RATE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from pydantic_core import ErrorDetails
 
@@ -30,6 +40,18 @@ GATE_MIN_EVALS = 50
 def _refuse_bool(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError("expected a number, got a truth value")
+    return value
+
+
+def _refuse_empty(value: str) -> str:
+    if not value:
+        raise ValueError("is empty")
+    return value
+
+
+def _refuse_blank(value: str) -> str:
+    if not value.strip():
+        raise ValueError("is empty")
     return value
 
 
@@ -52,7 +74,8 @@ Number = Annotated[float, BeforeValidator(_refuse_bool), Field(allow_inf_nan=Fal
 Positive = Annotated[float, BeforeValidator(_refuse_bool), Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, BeforeValidator(_refuse_bool), Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, BeforeValidator(_refuse_bool), Field(gt=0, lt=1)]
-Text = Annotated[str, Field(min_length=1)]
+Text = Annotated[str, AfterValidator(_refuse_empty), Field(json_schema_extra={"minLength": 1})]
+Sentence = Annotated[Text, AfterValidator(_refuse_blank)]
 
 
 class _Section(BaseModel):
@@ -219,8 +242,8 @@ class Waiver(_Section):
 
     match: Text = Field(description="shell pattern of layer names; '*' also means the model as a whole")
     check: Text = Field(description="name or shell pattern of the check, such as alpha or regression.*")
-    reason: Text
-    owner: Text | None = None
+    reason: Sentence
+    owner: Sentence | None = None
     expires: Annotated[date, BeforeValidator(_as_date)] = Field(description="last day on which it holds")
 
 
@@ -318,10 +341,11 @@ def load_config(path: Path, extensions: Extensions = NO_EXTENSIONS) -> Config:
         raise source.error((), f"expected keys and values, got a {type(source.data).__name__}")
     if "version" not in source.data:
         raise source.error((), "version is missing; write 'version: 1'")
+    _check_quantities(source, extensions)
     try:
         config = Config.model_validate(source.data)
     except ValidationError as error:
-        raise _explain(source, error.errors(include_url=False)[0]) from error
+        raise _explain(source, _most_telling(error.errors(include_url=False))) from error
     config.remember(source)
     config = config.extended(extensions)
     check_names(config)
@@ -378,6 +402,47 @@ def _known_keys(location: Location) -> tuple[str, ...]:
         names = (*names[:-1], "*")
     section = _SECTIONS[names]
     return tuple(field.alias or name for name, field in section.model_fields.items())
+
+
+def _most_telling(errors: Sequence[ErrorDetails]) -> ErrorDetails:
+    """Return the first error; where a key is missing and an unknown one stands beside it, the unknown one."""
+    first = errors[0]
+    if first["type"] == "missing":
+        beside = first["loc"][:-1]
+        for other in errors:
+            if other["type"] == "extra_forbidden" and other["loc"][:-1] == beside:
+                return other
+    return first
+
+
+def _check_quantities(source: YamlSource, extensions: Extensions) -> None:
+    """Refuse what is not compared before its limit is read: what the limit may say depends on the name."""
+    known = (*REGRESSION_NAMES, *extensions.metric_names)
+    places: list[tuple[Location, tuple[str, ...]]] = [
+        (("regression",), (*known, *_OF_REGRESSION)),
+        (("model", "regression"), MODEL_QUANTITIES),
+    ]
+    overrides = source.data.get("overrides")
+    if isinstance(overrides, list):
+        places += [(("overrides", index, "regression"), known) for index in range(len(overrides))]
+    for location, names in places:
+        table: Any = source.data
+        for part in location:
+            # A list has places, everything else has keys.
+            has_part = (isinstance(table, dict) and part in table) or (
+                isinstance(table, list) and isinstance(part, int)
+            )
+            table = table[part] if has_part else None
+        for name in table if isinstance(table, dict) else ():
+            if name in _OF_REGRESSION and name not in names:
+                raise source.error((*location, name), "belongs to the regression of the whole file")
+            if name not in names:
+                problem = f"nothing to compare by this name{suggest(name, names)}"
+                raise source.error((*location, name), problem)
+
+
+_OF_REGRESSION = ("profile", "ratchet")
+"""Keys of ``regression`` that are no quantities."""
 
 
 def _explain(source: YamlSource, error: ErrorDetails) -> ConfigError:

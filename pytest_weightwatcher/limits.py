@@ -8,12 +8,17 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_weightwatcher.checks import (
+    BASELINE_LAYERS,
     CORRELATION_TRAPS,
+    COVERAGE,
     EXTRA_METRICS,
+    INTEGRITY,
     LAYER_CHECKS,
+    MODEL,
     MODEL_CHECKS,
     NOISE,
     PAIRED_QUANTITIES,
+    REGRESSION,
     REGRESSION_METRICS,
     RegressionRule,
     Rule,
@@ -114,7 +119,7 @@ def check_names(config: Config) -> None:
     for location, table, known in _check_tables(config):
         for name in table:
             if name not in known:
-                raise config.error((*location, name), f"no such check{suggest(name, known)}")
+                raise config.error((*location, name), _no_such_check(name, known))
             _check_extra(config, (*location, name), name)
             limit = table[name]
             if name in config.extensions.checks and limit is not None and (limit.min, limit.max) != (None, None):
@@ -127,6 +132,8 @@ def check_names(config: Config) -> None:
             if name not in quantities:
                 raise config.error((*place, name), f"nothing to compare by this name{suggest(name, quantities)}")
             _check_extra(config, (*place, name), name)
+    _check_ranges(config)
+    _check_waivers(config)
     model_rules(config)
     for layer in ("", *(override.match for override in config.overrides)):
         layer_rules(config, layer)
@@ -134,6 +141,46 @@ def check_names(config: Config) -> None:
             regression_rules(config, profile, layer)
     for profile in PROFILES.values():
         model_regression_rules(config, profile)
+
+
+def _no_such_check(name: str, known: Sequence[str]) -> str:
+    if name in (INTEGRITY, BASELINE_LAYERS):
+        return "is always made, and cannot be changed here"
+    return f"no such check{suggest(name, known)}"
+
+
+def _check_ranges(config: Config) -> None:
+    """Refuse bounds that no share or p-value can have."""
+    for location, table, _ in _check_tables(config):
+        for name in (COVERAGE, NOISE):
+            limit = table.get(name)
+            for key in ("min", "max"):
+                bound = None if limit is None else getattr(limit, key)
+                if bound is not None and not 0.0 <= bound <= 1.0:
+                    hint = f"; did you mean {bound / 100:g}?" if 1.0 < bound <= 100.0 and name == COVERAGE else ""
+                    raise config.error((*location, name, key), f"{bound:g} is not between 0 and 1{hint}")
+
+
+def _check_waivers(config: Config) -> None:
+    """Refuse a waiver whose check is none."""
+    known = all_check_names(config)
+    for index, waiver in enumerate(config.waivers):
+        if any(fnmatchcase(name, waiver.check) for name in known):
+            continue
+        raise config.error(("waivers", index, "check"), f"no such check{suggest(waiver.check, known)}")
+
+
+def all_check_names(config: Config) -> tuple[str, ...]:
+    """Return the name of every check that an item can have, those of plugins among them."""
+    return (
+        INTEGRITY,
+        BASELINE_LAYERS,
+        *MODEL_CHECKS,
+        *check_names_of(config),
+        *(MODEL + name for name in MODEL_METRICS),
+        *(REGRESSION + name for name in regression_names_of(config)),
+        *(MODEL + REGRESSION + name for name in MODEL_QUANTITIES),
+    )
 
 
 def _check_extra(config: Config, location: Location, name: str) -> None:

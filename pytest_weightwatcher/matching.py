@@ -1,8 +1,9 @@
 """Which layer of a baseline is which layer of a model, where names were changed.
 
-Equal names of equal shapes belong together, whatever is in them: two layers that changed places must be found out. What
-is left over is matched by content: the same bytes, then the same weights but for a small change, then names changed in
-the way of those found so far, then the same spectrum.
+Equal names of equal shapes belong together, whatever is in them: two layers that changed places must be found out. Of
+what is left over, contents (the same bytes, or the same weights but for a small change) tell how names were changed.
+Where that is a rule for nearly all layers, the rule decides, again whatever is in them. The rest is matched by bytes,
+weights, names changed in the way of others, and spectra.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ SAME_WEIGHTS = 0.7
 
 SAME_SPECTRUM = 0.03
 """Spectra displaced by less than this may be those of one layer,"""
+
+MIN_RENAMED, USUAL = 2, 0.7
+"""A change of names is the rule where so many layers, and this share of those it could be about, underwent it."""
 
 CLEARLY = 3.0
 """where every other layer of the shape is displaced by more than so many times as much."""
@@ -129,14 +133,24 @@ def match_renamed(new: Sequence[LayerRecord], old: Mapping[str, LayerRecord]) ->
                 pairs[name] = partner
                 del left_new[name], left_old[partner]
 
+    def take_by_name(changes: Sequence[tuple[str, str]]) -> None:
+        shapes = {record.name: record.shape for record in new if record.name not in pairs}
+        theirs = {name: record.shape for name, record in old.items() if name not in pairs.values()}
+        for name, partner in _by_name(shapes, theirs, changes):
+            pairs[name] = partner
+            left_new.pop(name, None)
+            left_old.pop(partner, None)
+
+    # Contents say how names were changed; then names go first, or two layers that changed places would be taken for
+    # renamed.
+    evidence = dict(_by_content(left_new, left_old))
+    rest_new = {name: record for name, record in left_new.items() if name not in evidence}
+    rest_old = {name: record for name, record in left_old.items() if name not in evidence.values()}
+    evidence |= dict(_by_distance(rest_new, rest_old, _weight_changes, SAME_WEIGHTS))
+    take_by_name(_usual_changes(evidence))
     take(_by_content(left_new, left_old))
     take(_by_distance(left_new, left_old, _weight_changes, SAME_WEIGHTS))
-    damaged = {record.name: record.shape for record in new if record.name not in pairs}
-    left_shapes = {name: record.shape for name, record in old.items() if name not in pairs.values()}
-    for name, partner in _by_name(damaged, left_shapes, pairs):
-        pairs[name] = partner
-        left_new.pop(name, None)
-        left_old.pop(partner, None)
+    take_by_name([change for change, _ in _changes(pairs).most_common()])
     take(_by_distance(left_new, left_old, _displacements, SAME_SPECTRUM, clearly=CLEARLY))
     return {record.name: pairs[record.name] for record in new if record.name in pairs}
 
@@ -200,13 +214,25 @@ def _displacements(new: Sequence[LayerRecord], old: Sequence[LayerRecord]) -> ND
     return displaced
 
 
+def _changes(pairs: Mapping[str, str]) -> Counter[tuple[str, str]]:
+    return Counter(_changed_beginning(name, partner) for name, partner in pairs.items())
+
+
+def _usual_changes(pairs: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return the changes of names that nearly all layers they could be about have undergone, the commonest first."""
+    return [
+        (now, before)
+        for (now, before), count in _changes(pairs).most_common()
+        if count >= MIN_RENAMED and count >= USUAL * sum(name.startswith(now) for name in pairs)
+    ]
+
+
 def _by_name(
-    new: Mapping[str, tuple[int, ...]], old: Mapping[str, tuple[int, ...]], pairs: Mapping[str, str]
+    new: Mapping[str, tuple[int, ...]], old: Mapping[str, tuple[int, ...]], changes: Sequence[tuple[str, str]]
 ) -> list[tuple[str, str]]:
-    """Return pairs whose names differ as most of those found do: a damaged layer under a new name is still itself."""
-    changes = Counter(_changed_beginning(name, partner) for name, partner in pairs.items())
+    """Return pairs whose names differ as others do: a damaged layer under a new name is still itself."""
     found: dict[str, str] = {}
-    for (now, before), _ in changes.most_common():
+    for now, before in changes:
         for name, shape in new.items():
             partner = f"{before}{name[len(now) :]}"
             is_free = name not in found and partner not in found.values()

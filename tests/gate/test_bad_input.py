@@ -125,7 +125,7 @@ def test_index_that_names_what_it_must_not(pytester: pytest.Pytester, shard: str
         ("checks: {}\n", "ww.yaml:1: version is missing"),
         ("", "the file is empty"),
         ("[1, 2]\n", "ww.yaml:1: expected keys and values, got a list"),
-        ("version: 1\nmodels: [{pth: x}]\n", "ww.yaml:2: models[0].path: is missing"),
+        ("version: 1\nmodels: [{baseline: x}]\n", "ww.yaml:2: models[0].path: is missing"),
         ("version: 1\noverrides:\n- {match: h*, checks: {alpha: {min: 9}}}\n", "overrides[0].checks.alpha: min 9 is"),
         ("version: 1\nchecks: {stable_rank: {severity: warn}}\n", "ww.yaml:2: checks.stable_rank: gives neither"),
         ("version: 1\nreport: {json: ../out.json}\n", "ww.yaml:2: report.json: '../out.json' is outside the folder"),
@@ -154,6 +154,25 @@ def test_index_that_names_what_it_must_not(pytester: pytest.Pytester, shard: str
         ),
         ("a: &a [1, 2]\nb: &b [*a, *a, *a]\nversion: !!python/object/apply:os.getcwd []\n", "ww.yaml:3: "),
         ("- " * 5000, "ww.yaml: nested too deeply"),
+        ("version: 1\nmodels: [{pth: x}]\n", "models[0].pth: unknown key; did you mean 'path'?"),
+        ("version: 1\noverrides: [{mtach: '*'}]\n", "overrides[0].mtach: unknown key; did you mean 'match'?"),
+        (
+            "version: 1\nregression: {spectrm: {max_displacement: 1}}\n",
+            "regression.spectrm: nothing to compare by this",
+        ),
+        ("version: 1\nregression: {proflie: finetune}\n", "this name; did you mean 'profile'?"),
+        ("version: 1\nmodel: {regression: {weigths: {max_change: 1}}}\n", "did you mean 'weights'?"),
+        ("version: 1\nmodel: {regression: {profile: finetune}}\n", "belongs to the regression of the whole file"),
+        ("version: 1\nchecks: {coverage: {min: 90}}\n", "90 is not between 0 and 1; did you mean 0.9?"),
+        ("version: 1\nchecks: {integrity: false}\n", "is always made, and cannot be changed here"),
+        (
+            "version: 1\nwaivers: [{match: '*', check: alhpa, reason: x, expires: 2027-01-01}]\n",
+            "waivers[0].check: no such check; did you mean 'alpha'?",
+        ),
+        (
+            "version: 1\nwaivers: [{match: '*', check: alpha, reason: ' ', expires: 2027-01-01}]\n",
+            "waivers[0].reason: is empty",
+        ),
     ],
 )
 def test_bad_config(pytester: pytest.Pytester, make_model: MakeModel, text: str, message: str) -> None:
@@ -176,7 +195,7 @@ def test_bad_config_of_a_plain_run(pytester: pytest.Pytester, workers: tuple[str
     (folder / "ww.yaml").write_text("version: 1\nmodels: [{pth: x}]\n", encoding="utf-8")
     result = pytester.runpytest_subprocess(*workers)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stdout.fnmatch_lines(["*ww.yaml:2: models[[]0[]].path: is missing"])
+    result.stdout.fnmatch_lines(["*ww.yaml:2: models[[]0[]].pth: unknown key; did you mean 'path'?"])
 
 
 @pytest.mark.parametrize(

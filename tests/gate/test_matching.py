@@ -129,3 +129,28 @@ def test_each_layer_is_matched_once() -> None:
     assert found == {"x": name}
     two = {"a": record, "b": replace(record, name="b")}
     assert match_renamed([replace(record, name="x"), replace(record, name="y")], two) == {"x": "a", "y": "b"}
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+@pytest.mark.parametrize("prefix", ["model.", "bert.encoder."])
+def test_layers_that_changed_places_are_not_taken_for_renamed_under_a_prefix(prefix: str, rounded: bool) -> None:
+    """Contents tell the rule of the renaming, and then the rule tells who is who."""
+    base = {f"layer.{index}.{kind}.weight": draw(10 * index + place) for index in range(3) for place, kind in PLACES}
+    old = {record.name: record for record in records(base)}
+    swapped = {**base, "layer.0.q.weight": base["layer.1.q.weight"], "layer.1.q.weight": base["layer.0.q.weight"]}
+    tensors = {f"{prefix}{name}": values for name, values in swapped.items()}
+    if rounded:
+        tensors = {name: values.astype(np.float16).astype(np.float32) for name, values in tensors.items()}
+    found = match_renamed(records(tensors), old)
+    assert found == {f"{prefix}{name}": name for name in old}
+
+
+PLACES = ((0, "q"), (1, "k"), (2, "v"))
+
+
+def draw(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(40, 30)).astype(np.float32)
+
+
+def records(tensors: dict[str, np.ndarray]) -> list[LayerRecord]:
+    return [record_of(layer) for layer in analyze(tensors, projections=True).layers]
