@@ -190,8 +190,8 @@ def _format_allowances(down: float | None, up: float | None) -> str:
 def _resolution_of_traps(record: LayerRecord) -> str:
     if record.traps is None:
         return ""
-    largest = float(record.metrics["sv_max"])
+    limit, largest = record.traps.limit, float(record.metrics["sv_max"])
     return (
-        f"a stray weight is seen from about {record.traps.limit:.3g} on, {record.traps.limit / largest:.2g} of the "
-        "spectral norm"
+        f"a stray weight below about {limit:.3g} ({limit / largest:.2g} of the spectral norm) stays unseen; one of twice "
+        "that size is found"
     )
