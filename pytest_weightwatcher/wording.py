@@ -192,6 +192,6 @@ def _resolution_of_traps(record: LayerRecord) -> str:
         return ""
     limit, largest = record.traps.limit, float(record.metrics["sv_max"])
     return (
-        f"a stray weight below about {limit:.3g} ({limit / largest:.2g} of the spectral norm) stays unseen; one of twice "
-        "that size is found"
+        f"a stray weight below about {limit:.3g} ({limit / largest:.2g} of the spectral norm) stays unseen; one of "
+        "twice that size is found"
     )
