@@ -114,7 +114,7 @@ def test_the_same_with_xdist(pytester: pytest.Pytester, folder: Path) -> None:
 def test_it_can_be_switched_off(pytester: pytest.Pytester, folder: Path) -> None:
     result = run(pytester, "-p", "no:ww_example")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: *ww.yaml:4: checks.excess_kurtosis: no such check*"])
+    result.stderr.fnmatch_lines(["ERROR: *ww.yaml:5: regression.excess_kurtosis: nothing to compare by this name*"])
 
 
 def test_unused_it_imports_nothing_heavy(pytester: pytest.Pytester) -> None:
