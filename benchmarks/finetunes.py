@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+from sklearn.datasets import load_digits  # type: ignore[import-untyped]  # scikit-learn ships no types
 from torch import nn
 
 from pytest_weightwatcher.baseline import (
@@ -131,7 +131,7 @@ def cnn() -> nn.Module:
     )
 
 
-class Transformer(nn.Module):  # type: ignore[misc]
+class Transformer(nn.Module):  # type: ignore[misc]  # mypy does not follow torch: its classes are Any
     """Reads a digit row by row."""
 
     def __init__(self, width: int = 40) -> None:

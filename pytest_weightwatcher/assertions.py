@@ -149,7 +149,7 @@ def assert_metric(
     metric: str,
     *,
     min: float | None = None,  # noqa: A002 (the words of ww.yaml)
-    max: float | None = None,  # noqa: A002
+    max: float | None = None,  # noqa: A002 (the words of ww.yaml)
     min_evals: int = MIN_EVALS,
     layers: Iterable[int | str] = (),
     exclude: Iterable[str] = (),

@@ -87,7 +87,7 @@ class PluginMeasure:
         what = f"metric {self.name!r} of plugin {self.plugin}"
         try:
             value: object = self.metric.function(layer, matrix.slices)
-        except Exception as error:
+        except Exception as error:  # whatever a plugin raises is named with it, and never a pass
             return NoMeasure(reason=f"{what} failed: {_say(error)}", is_error=True)
         if value is None:
             return NoMeasure(reason=f"{what} is not defined for this layer", is_error=False)
@@ -184,7 +184,7 @@ def report_sections(config: pytest.Config, result: dict[str, Any]) -> tuple[list
                 sections.append(_section_payload(plugin, section))
         except ExtensionError as error:
             problems.append(str(error))
-        except Exception as error:
+        except Exception as error:  # whatever a plugin raises is named with it, and never a pass
             problems.append(f"plugin {plugin}: pytest_ww_report_section failed: {_say(error)}")
     return sorted(sections, key=lambda section: str(section["plugin"])), problems
 
@@ -203,7 +203,7 @@ def _open(config: pytest.Config, path: Path) -> object:
                 return _GuardedSource(plugin, path, found)
         except SpectralError:
             raise
-        except Exception as error:
+        except Exception as error:  # whatever a plugin raises is named with it, and never a pass
             raise ExtensionError(f"{path}: plugin {plugin}: pytest_ww_load_model failed: {_say(error)}") from error
         raise ExtensionError(
             f"{path}: plugin {plugin}: pytest_ww_load_model gave a {type(found).__name__}, expected a TensorSource, a "
@@ -236,7 +236,7 @@ class _GuardedSource:
             values = self._source.load(name)
         except (ModelError, MemoryError):
             raise
-        except Exception as error:
+        except Exception as error:  # whatever a plugin raises is named with it, and never a pass
             raise ModelError(f"{self._path}: tensor {name!r}: plugin {self._plugin} failed: {_say(error)}") from error
         if not isinstance(values, np.ndarray) or (values.shape, values.dtype.name) != (info.shape, info.dtype):
             given = f"{values.dtype.name} {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
@@ -276,7 +276,7 @@ def _listed(config: pytest.Config, hook: str, kind: type) -> Iterator[tuple[str,
     for plugin, call in _implementations(config, hook):
         try:
             given = [each for answer in call() for each in answer]
-        except Exception as error:
+        except Exception as error:  # whatever a plugin raises is named with it, and never a pass
             raise ExtensionError(f"plugin {plugin}: {hook} failed: {_say(error)}") from error
         for each in given:
             _check_kind(plugin, hook, each, kind)

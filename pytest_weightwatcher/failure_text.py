@@ -151,7 +151,10 @@ def _table(by_layer: Sequence[Sequence[Outcome]]) -> list[str]:
     rows += [_row(group) for group in by_layer[:MAX_ROWS]]
     columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
     widths = [max(map(len, column)) for column in columns]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in zip(*columns)]  # noqa: B905 (rows of one table)
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in zip(*columns, strict=True)
+    ]
     # A number first: a name from a checkpoint never begins a line.
     numbered = [f"  {f'{number}.' if number else '':3} {line.rstrip()}" for number, line in enumerate(lines)]
     if len(by_layer) > MAX_ROWS:

@@ -130,7 +130,7 @@ class Gate:
         self._measurements = Measurements(n_jobs=n_jobs)
         self._comparisons: dict[tuple[int, str], LayerComparison] = {}
         self._traps: dict[tuple[int, str], tuple[Trap, ...]] = {}
-        self._confirmed: dict[tuple[int, str], tuple[bool, str]] = {}
+        self._confirmed: dict[tuple[int, str, bool], tuple[bool, str]] = {}
         self._today = current_date()
 
     def submit(self, check: Check) -> None:
@@ -270,9 +270,15 @@ class Gate:
             return judgement
         key = (id(check.model), spec.name)
         level, _ = self._measurements.trap_level(check.model, spec)
-        if key not in self._confirmed:
-            self._confirmed[key] = self._confirm_traps(check.model, spec, record.traps.p_value, level)
-        is_confirmed, text = self._confirmed[key]
+        is_paired = isinstance(check.rule, RegressionRule)
+        needs_cause = not is_paired or check.model.profile.trap_news.needs_cause
+        # What made it a finding is what must hold: the test as a whole, or an eigenvalue outside the bulk alone.
+        p_value = record.traps.p_value if needs_cause else min(record.traps.outside, default=1.0)
+        if (*key, needs_cause) not in self._confirmed:
+            self._confirmed[(*key, needs_cause)] = self._confirm_traps(
+                check.model, spec, p_value, level, needs_cause=needs_cause
+            )
+        is_confirmed, text = self._confirmed[(*key, needs_cause)]
         if not is_confirmed:
             return replace(judgement, verdict=Verdict.PASS, confirmation=text)
         if key not in self._traps:
@@ -280,18 +286,19 @@ class Gate:
                 self._traps[key] = describe_layer_traps(task_of(check.model, spec), level)
         traps = self._traps[key]
         judgement = replace(judgement, detail=f"{judgement.detail}; {name_elements(traps)}", confirmation=text)
-        is_news = isinstance(check.rule, RegressionRule) and check.model.profile.trap_news.needs_cause
-        if is_news and judgement.verdict is Verdict.FAIL and not any(map(is_carried_by_few, traps)):
+        if is_paired and needs_cause and judgement.verdict is Verdict.FAIL and not any(map(is_carried_by_few, traps)):
             # Training moves the weights of a layer as a whole; a few that are out of place are another matter.
             return replace(judgement, verdict=Verdict.WARN)
         return judgement
 
-    def _confirm_traps(self, model: CheckedModel, spec: MatrixSpec, p_value: float, level: float) -> tuple[bool, str]:
+    def _confirm_traps(
+        self, model: CheckedModel, spec: MatrixSpec, p_value: float, level: float, *, needs_cause: bool
+    ) -> tuple[bool, str]:
         if p_value <= CLEAR_TRAP * level:
             return True, ""
         seed = model.description.options.seed
         more = self._measurements.trap_p_values(
-            model, spec, tuple(seed + step for step in range(1, N_PERMUTATIONS + 1))
+            model, spec, tuple(seed + step for step in range(1, N_PERMUTATIONS + 1)), needs_cause=needs_cause
         )
         is_confirmed = is_trap_confirmed(p_value, more, level)
         found = "confirmed by" if is_confirmed else "borderline, and not confirmed by"

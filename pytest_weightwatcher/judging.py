@@ -179,7 +179,7 @@ def judge_subject(
     *,
     baseline: BaselineSource | None = None,
     paired_rules: Sequence[RegressionRule] | None = None,
-    keep: Callable[[Check], bool] = lambda check: True,  # noqa: ARG005
+    keep: Callable[[Check], bool] = lambda check: True,  # noqa: ARG005 (keeps all, whatever they are)
 ) -> Judged:
     """Make the checks of the gate on one model.
 

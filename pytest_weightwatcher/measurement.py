@@ -17,6 +17,7 @@ from spectral.execution import n_default_workers, single_threaded_blas
 from spectral.fits import FitFailure
 from spectral.matrix_tests import find_matrix_traps
 from spectral.model_comparison import unfold
+from spectral.noise import any_of
 from spectral.pipeline import KnownMatrix, analyze_unless_known
 from spectral.spectrum import SpectrumFailure
 from spectral.subspaces import SubspaceComparison, compare_subspaces
@@ -144,11 +145,13 @@ class Measurements:
             )
         return (rate / n_tests if level is None else level), level is not None
 
-    def trap_p_values(self, model: CheckedModel, spec: MatrixSpec, seeds: tuple[int, ...]) -> tuple[float, ...]:
-        """Return the p-values of the trap test under other permutations."""
+    def trap_p_values(
+        self, model: CheckedModel, spec: MatrixSpec, seeds: tuple[int, ...], *, needs_cause: bool
+    ) -> tuple[float, ...]:
+        """Return the p-values of the trap test under other permutations, or of the largest eigenvalue alone."""
         task = task_of(model, spec)
-        futures = [self._once((id(model), spec.name, "traps", seed), _trap_p_value, task, seed) for seed in seeds]
-        return tuple(future.result() for future in futures)
+        futures = [self._once((id(model), spec.name, "traps", seed), _trap_p_values, task, seed) for seed in seeds]
+        return tuple(future.result()[0 if needs_cause else 1] for future in futures)
 
     def close(self) -> None:
         """Cancel what has not begun and wait for the rest."""
@@ -166,7 +169,7 @@ class Measurements:
             self._futures[key] = self._pool().submit(
                 analyze_unless_known, task_of(model, spec), model.known, before=self._is_held.wait
             )
-        return self._futures[key]  # type: ignore[return-value]
+        return self._futures[key]  # type: ignore[return-value]  # one table holds futures of every kind
 
     def _found(self, model: CheckedModel, spec: MatrixSpec) -> LayerAnalysis | KnownMatrix:
         future = self._matrix(model, spec)
@@ -217,12 +220,14 @@ def _subspaces(task: MatrixTask, base: MatrixTask) -> SubspaceComparison | Spect
     return compare_subspaces(unfold(load_matrix(task.source, task.spec)), unfold(load_matrix(base.source, base.spec)))
 
 
-def _trap_p_value(task: MatrixTask, seed: int) -> float:
+def _trap_p_values(task: MatrixTask, seed: int) -> tuple[float, float]:
+    """Return the p-value of the test, and that of the most remarkable eigenvalue whatever its cause."""
     with single_threaded_blas():
         found = find_matrix_traps(load_matrix(task.source, task.spec), seed=seed)
     # A layer that alarmed once can be tested again.
     assert not isinstance(found, FitFailure), "only layers with a test are tested again"
-    return found.p_value
+    of_eigenvalues = [test.eigenvalue_p_values[0] for test in found.slices]
+    return found.p_value, any_of(min(of_eigenvalues), len(of_eigenvalues))
 
 
 def by_svd(task: MatrixTask) -> MatrixTask:

@@ -133,7 +133,7 @@ def resolution_of_metric(record: LayerRecord, rule: Rule) -> str:
 def name_elements(traps: Sequence[Trap]) -> str:
     """Return which weights carry the traps of a layer: row, column and value of the heaviest of each."""
     if not traps:
-        return "no single weight carries it"
+        return "no weight is larger than the others of this layer make likely"
     texts = []
     for trap in traps[:_MAX_NAMED]:
         if trap.cause == "offset":
