@@ -23,10 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_weightwatcher.baseline import Baseline, BaselineEntry, environment_payload, options_payload
+from pytest_weightwatcher.baseline_source import open_recorded
 from pytest_weightwatcher.checks import REGRESSION
 from pytest_weightwatcher.config import Config
 from pytest_weightwatcher.gate import Gate, layer_checks
-from pytest_weightwatcher.planning import gate_options, open_recorded, plan_model
+from pytest_weightwatcher.planning import gate_options, plan_model
 from pytest_weightwatcher.records import record_of
 from spectral import __version__, analyze, describe
 

@@ -38,9 +38,10 @@ from pytest_weightwatcher.baseline import (
     read_baseline,
     write_baseline,
 )
+from pytest_weightwatcher.baseline_source import open_recorded
 from pytest_weightwatcher.config import Config
 from pytest_weightwatcher.gate import Gate, layer_checks, model_checks
-from pytest_weightwatcher.planning import gate_options, open_recorded, plan_model
+from pytest_weightwatcher.planning import gate_options, plan_model
 from pytest_weightwatcher.records import record_of
 from pytest_weightwatcher.report.result import tool_payload
 from pytest_weightwatcher.verdict import Verdict

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 from pytest_weightwatcher.accepted import AcceptedState
 from pytest_weightwatcher.analysis_cache import AnalysisCache
 from pytest_weightwatcher.baseline import read_baseline
+from pytest_weightwatcher.baseline_source import BASELINE_SUFFIX
 from pytest_weightwatcher.config import load_config
 from pytest_weightwatcher.errors import BaselineError
 from pytest_weightwatcher.marks import Mark, MarkError
 from pytest_weightwatcher.overriding import config_in_force
-from pytest_weightwatcher.planning import BASELINE_SUFFIX, Wish, gate_options, plan_models
+from pytest_weightwatcher.planning import Wish, gate_options, plan_models
 
 if TYPE_CHECKING:
     from pytest_weightwatcher.config import Config

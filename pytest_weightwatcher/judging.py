@@ -14,18 +14,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_weightwatcher.accepted import AcceptedState
 from pytest_weightwatcher.baseline import Baseline
+from pytest_weightwatcher.baseline_source import open_baseline, open_checkpoint, open_recorded
 from pytest_weightwatcher.errors import BaselineError
 from pytest_weightwatcher.gate import Check, Gate, layer_checks, model_checks
 from pytest_weightwatcher.given_analysis import Subject, check_unchanged, record_analysis, subject_of_analysis
 from pytest_weightwatcher.measurement import Measurements
-from pytest_weightwatcher.planning import (
-    CheckedModel,
-    gate_options,
-    open_baseline,
-    open_checkpoint,
-    open_recorded,
-    plan_model,
-)
+from pytest_weightwatcher.planning import CheckedModel, gate_options, plan_model
 from pytest_weightwatcher.verdict import Judgement, Verdict
 from spectral.analysis import Analysis, describe
 from spectral.execution import n_default_workers
@@ -34,9 +28,9 @@ from spectral.metrics import POWER_LAW_METRICS
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from pytest_weightwatcher.baseline_source import BaselineSource
     from pytest_weightwatcher.checks import RegressionRule
     from pytest_weightwatcher.config import Config
-    from pytest_weightwatcher.planning import BaselineSource
     from spectral.analysis import AnalysisOptions, LayerAnalysis
     from spectral.pipeline import KnownMatrix
     from spectral.weights import MatrixSpec

@@ -5,22 +5,20 @@ from __future__ import annotations
 import glob
 import os
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_weightwatcher.baseline import (
-    EXTRA_ANALYSES,
-    PLUGIN_METRICS,
-    Baseline,
-    BaselineEntry,
-    environment_payload,
-    options_payload,
-    read_baseline,
+from pytest_weightwatcher.baseline import EXTRA_ANALYSES, read_baseline
+from pytest_weightwatcher.baseline_source import (
+    BASELINE_SUFFIX,
+    check_plugin_metrics,
+    known_matrices,
+    notes_on,
+    open_baseline,
+    open_recorded,
 )
 from pytest_weightwatcher.checks import CORRELATION_TRAPS, NEEDS_BOTH_CHECKPOINTS, NOISE
 from pytest_weightwatcher.errors import BaselineError
-from pytest_weightwatcher.extensions import NO_EXTENSIONS
 from pytest_weightwatcher.files import is_inside
 from pytest_weightwatcher.limits import (
     layer_rules,
@@ -30,19 +28,18 @@ from pytest_weightwatcher.limits import (
     regression_rules,
 )
 from pytest_weightwatcher.matching import unpaired_layers
-from spectral import __version__
-from spectral.analysis import AnalysisOptions, Description, MatrixTask, describe
+from spectral.analysis import AnalysisOptions, Description, describe
 from spectral.errors import ModelNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
+    from pytest_weightwatcher.baseline import Baseline, BaselineEntry
+    from pytest_weightwatcher.baseline_source import BaselineSource
     from pytest_weightwatcher.checks import RegressionRule, Rule
     from pytest_weightwatcher.config import Config
-    from pytest_weightwatcher.extensions import Extensions
     from pytest_weightwatcher.profiles import Profile
 
-BASELINE_SUFFIX = ".json"
 _PATTERN_CHARACTERS = frozenset("*?[")
 
 
@@ -118,31 +115,6 @@ class Recording:
     path: Path
     before: Baseline | None = field(repr=False)
     mode: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class BaselineSource:
-    """An accepted state: a baseline file read whole, or a checkpoint analysed matrix by matrix.
-
-    Attributes
-    ----------
-    path : Path
-        Where it is.
-    shapes : dict of str to tuple of int
-        Its layers that this run does not exclude.
-    n_newly_excluded : int
-        Its layers that this run excludes, though the recording did not.
-    recorded : Baseline or None
-        The file, where it is one.
-    tasks : dict of str to MatrixTask
-        How to analyse its layers, where it is a checkpoint.
-    """
-
-    path: Path
-    shapes: dict[str, tuple[int, ...]] = field(repr=False)
-    n_newly_excluded: int
-    recorded: Baseline | None = field(repr=False)
-    tasks: dict[str, MatrixTask] = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,7 +222,7 @@ def plan_model(
     chosen = profile_of(config, profile)
     compared = {} if baseline is None else _paired_rules(config, chosen, description, baseline)
     if baseline is not None:
-        _check_plugin_metrics(baseline, config, compared)
+        check_plugin_metrics(baseline, config, compared)
     return CheckedModel(
         name=name,
         path=path or Path(name),
@@ -273,9 +245,9 @@ def plan_model(
         regression_rules=compared,
         model_regression_rules=() if baseline is None else model_regression_rules(config, chosen),
         baseline=baseline,
-        known={} if baseline is None else _known_matrices(baseline, description.options, config.extensions),
+        known={} if baseline is None else known_matrices(baseline, description.options, config.extensions),
         recording=recording,
-        notes=() if baseline is None else _notes(baseline, description.options, config.extensions),
+        notes=() if baseline is None else notes_on(baseline, description.options, config.extensions),
         n_models=n_models,
     )
 
@@ -300,74 +272,6 @@ def gate_options(
         projections=is_compared,
     )
     return options.changed({option: getattr(analysis, option) for option in EXTRA_ANALYSES})
-
-
-def open_baseline(
-    location: Path, model: Path | None, description: Description, extensions: Extensions = NO_EXTENSIONS
-) -> BaselineSource:
-    """Open a baseline file, or another checkpoint, for a model.
-
-    Parameters
-    ----------
-    location : Path
-        Where it is.
-    model : Path or None
-        Where the model is; None where it is in memory.
-    description : Description
-        The model.
-    extensions : Extensions
-        Plugins that may open a checkpoint.
-
-    Raises
-    ------
-    BaselineError
-        It cannot be read or is none for this model.
-    """
-    if model is not None and location.exists() and model.exists() and location.samefile(model):
-        raise BaselineError(f"{location}: the baseline is the model itself, so that every comparison would pass")
-    if location.suffix == BASELINE_SUFFIX:
-        return open_recorded(read_baseline(location), location, description)
-    if not location.exists():
-        raise BaselineError(f"{location}: no such baseline: give a recorded {BASELINE_SUFFIX} file or a checkpoint")
-    return open_checkpoint(extensions.open_with(location), location, description)
-
-
-def open_checkpoint(model: object, location: Path, description: Description) -> BaselineSource:
-    """Open an accepted checkpoint, or a model in memory, as a baseline."""
-    other = describe(model, description.options)
-    if not other.matrices:
-        raise BaselineError(f"{location}: the baseline holds no matrices")
-    tasks = {task.spec.name: task for task in other.tasks()}
-    shapes = {name: task.spec.shape for name, task in tasks.items()}
-    return BaselineSource(path=location, shapes=shapes, n_newly_excluded=0, recorded=None, tasks=tasks)
-
-
-def open_recorded(recorded: Baseline, location: Path, description: Description) -> BaselineSource:
-    """Check a recording against the model it is for."""
-    if not recorded.entries:
-        raise BaselineError(f"{location}: the baseline holds no matrices")
-    fit = recorded.options.get("fit")
-    if fit != description.options.fit:
-        # Tails fitted by another law have alphas that cannot be compared.
-        raise BaselineError(
-            f"{location}: recorded with fit {str(fit)[:40]!r}, this run has {description.options.fit!r}; "
-            "record it anew with --ww-update-baseline"
-        )
-    for spec in description.matrices:
-        entry = recorded.entries.get(spec.name)
-        if entry is not None and entry.record.shape == spec.shape and entry.record.n_evals != spec.n_evals:
-            raise BaselineError(
-                f"{location}: matrix {spec.name[:200]!r}: {entry.record.n_evals} eigenvalues, a matrix of its shape "
-                f"has {spec.n_evals}"
-            )
-    excluded = set(_excluded(recorded.entries, description.options.exclude))
-    return BaselineSource(
-        path=location,
-        shapes={name: entry.record.shape for name, entry in recorded.entries.items() if name not in excluded},
-        n_newly_excluded=len(excluded),
-        recorded=recorded,
-        tasks={},
-    )
 
 
 def _plan_model(want: _Wanted, name: str, config: Config, wish: Wish, folder: Path, *, n_models: int) -> CheckedModel:
@@ -448,58 +352,6 @@ def _paired_rules(
     }
 
 
-def _check_plugin_metrics(
-    baseline: BaselineSource, config: Config, rules: Mapping[str, tuple[RegressionRule, ...]]
-) -> None:
-    """Refuse to compare metrics of plugins that the baseline lacks or that were computed in another way then."""
-    if baseline.recorded is None:
-        return
-    recorded = baseline.recorded.options.get(PLUGIN_METRICS)
-    asked = {rule.quantity for each in rules.values() for rule in each}
-    for name, version in config.extensions.versions.items():
-        before = recorded.get(name) if isinstance(recorded, dict) else None
-        if name in asked and before != version:
-            was = "without" if before is None else f"with version {str(before)[:40]!r} of"
-            raise BaselineError(
-                f"{baseline.path}: recorded {was} the metric {name!r}, this run has version {version!r}; record it "
-                "anew with --ww-update-baseline"
-            )
-
-
-def _known_matrices(
-    baseline: BaselineSource, options: AnalysisOptions, extensions: Extensions
-) -> dict[str, BaselineEntry]:
-    """Return the entries whose numbers this run would compute again, by content."""
-    recorded = baseline.recorded
-    if recorded is None or recorded.version != __version__:
-        return {}
-    ours = {key: value for key, value in options_payload(options, extensions.versions).items() if key != "exclude"}
-    theirs = {key: value for key, value in recorded.options.items() if key != "exclude"}
-    if ours != theirs:
-        return {}
-    return {entry.record.content_hash: entry for entry in recorded.entries.values()}
-
-
-def _notes(baseline: BaselineSource, options: AnalysisOptions, extensions: Extensions) -> tuple[str, ...]:
-    """Return how the recording differs from this run, in what its numbers depend on."""
-    recorded = baseline.recorded
-    if recorded is None:
-        return ()
-    differences = [
-        f"{name} {str(recorded.options.get(name))[:60]} (now {'none' if value is False else value})"
-        for name, value in {PLUGIN_METRICS: False, **options_payload(options, extensions.versions)}.items()
-        if recorded.options.get(name, False) != value
-    ]
-    differences += [
-        f"{name} {recorded.environment.get(name, 'unknown')[:60]} (now {value})"
-        for name, value in environment_payload().items()
-        if recorded.environment.get(name) != value
-    ]
-    if recorded.version != __version__:
-        differences.append(f"version {recorded.version[:60]} (now {__version__}): nothing is reused")
-    return (f"the baseline was recorded with {', '.join(differences)}",) if differences else ()
-
-
 def _is_wanted(config: Config, check: str) -> bool:
     """Tell whether a check can be in force for any layer."""
     tables = [config.checks, *(override.checks for override in config.overrides)]
@@ -508,71 +360,6 @@ def _is_wanted(config: Config, check: str) -> bool:
 
 def _is_on(regression: Mapping[str, object], quantity: str) -> bool:
     return quantity not in regression or regression[quantity] is not None
-
-
-def recorded_baseline(
-    recording: Recording, models: Sequence[CheckedModel], entries: Mapping[str, BaselineEntry], *, is_filtered: bool
-) -> Baseline:
-    """Return what to record: the new entries over those that the run did not reach or was not to change.
-
-    Parameters
-    ----------
-    recording : Recording
-        Where, and what was there.
-    models : sequence of CheckedModel
-        The accepted checkpoints, the recorded one first.
-    entries : mapping of str to BaselineEntry
-        Of the recorded one.
-    is_filtered : bool
-        The user chose some items.
-
-    Raises
-    ------
-    BaselineError
-        Layers are missing, and neither a filter of the user nor an older recording accounts for them.
-    """
-    model = models[0]
-    names = {spec.name for spec in model.description.matrices}
-    before: Mapping[str, BaselineEntry] = {} if recording.before is None else recording.before.entries
-    kept: Mapping[str, BaselineEntry] = before if recording.mode != "all" else {}
-    missing = sorted(names - entries.keys())
-    if missing and recording.mode == "all":
-        if not is_filtered:
-            raise BaselineError(f"{recording.path}: not recorded: the run ended before {missing[0]} was analysed")
-        kept = before
-        unknown = [name for name in missing if name not in kept]
-        if unknown:
-            raise BaselineError(
-                f"{recording.path}: not recorded: a filtered run can only change a recording, and there is none of "
-                f"{unknown[0]}"
-            )
-    if kept and recording.before is not None and recording.before.version != __version__:
-        raise BaselineError(
-            f"{recording.path}: not recorded: the entries that stay were made by version "
-            f"{recording.before.version[:60]}; record it as a whole"
-        )
-    options = model.description.options
-    if (
-        kept
-        and recording.before is not None
-        and _numbers(recording.before.options) != _numbers(options_payload(options, model.config.extensions.versions))
-    ):
-        raise BaselineError(
-            f"{recording.path}: not recorded: the entries that stay were made with other options; record it as a whole"
-        )
-    return Baseline(
-        label=str(recording.path),
-        version=__version__,
-        options=options_payload(options, model.config.extensions.versions),
-        environment=environment_payload(),
-        checkpoints=tuple(model.name for model in models),
-        entries={**kept, **entries},
-        digest=None if recording.before is None else recording.before.digest,
-    )
-
-
-def _numbers(options: Mapping[str, object]) -> dict[str, object]:
-    return {key: value for key, value in options.items() if key != "exclude"}
 
 
 def _wanted_models(config: Config, wish: Wish, folder: Path) -> list[_Wanted]:
@@ -631,7 +418,3 @@ def _baseline_path(want: _Wanted) -> Path | None:
     # The name of a folder has no suffix to cut: llama-3.1 and llama-3.2 are two models.
     stem = want.path.name if want.path.is_dir() else want.path.stem
     return Path(os.path.normpath(want.baseline.replace("{stem}", stem)))
-
-
-def _excluded(names: Mapping[str, BaselineEntry], patterns: Sequence[str]) -> Iterator[str]:
-    return (name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))

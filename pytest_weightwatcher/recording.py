@@ -8,18 +8,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pytest_weightwatcher.baseline import BaselineEntry, entry_payload, read_entry, sealed, write_baseline
+from pytest_weightwatcher.baseline import (
+    Baseline,
+    BaselineEntry,
+    entry_payload,
+    environment_payload,
+    options_payload,
+    read_entry,
+    sealed,
+    write_baseline,
+)
+from pytest_weightwatcher.baseline_source import numbers_of
 from pytest_weightwatcher.comparison import deviations
 from pytest_weightwatcher.errors import BaselineError
-from pytest_weightwatcher.planning import recorded_baseline
 from pytest_weightwatcher.records import LayerRecord, rounded
 from pytest_weightwatcher.report.result import tool_payload
+from spectral import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pytest_weightwatcher.gate import Gate
-    from pytest_weightwatcher.planning import CheckedModel
+    from pytest_weightwatcher.planning import CheckedModel, Recording
     from pytest_weightwatcher.report.result import ResultBuilder
     from spectral.weights import MatrixSpec
 
@@ -119,6 +129,63 @@ def record_models(models: Sequence[CheckedModel], results: ResultBuilder, *, is_
     if recording.mode == "ratchet":
         text += "; ratchet: layers that are worse than before keep their entries"
     return text if is_new else f"{text}, nothing changed"
+
+
+def recorded_baseline(
+    recording: Recording, models: Sequence[CheckedModel], entries: Mapping[str, BaselineEntry], *, is_filtered: bool
+) -> Baseline:
+    """Return what to record: the new entries over those that the run did not reach or was not to change.
+
+    Parameters
+    ----------
+    recording : Recording
+        Where, and what was there.
+    models : sequence of CheckedModel
+        The accepted checkpoints, the recorded one first.
+    entries : mapping of str to BaselineEntry
+        Of the recorded one.
+    is_filtered : bool
+        The user chose some items.
+
+    Raises
+    ------
+    BaselineError
+        Layers are missing, and neither a filter of the user nor an older recording accounts for them.
+    """
+    model = models[0]
+    names = {spec.name for spec in model.description.matrices}
+    before: Mapping[str, BaselineEntry] = {} if recording.before is None else recording.before.entries
+    kept: Mapping[str, BaselineEntry] = before if recording.mode != "all" else {}
+    missing = sorted(names - entries.keys())
+    if missing and recording.mode == "all":
+        if not is_filtered:
+            raise BaselineError(f"{recording.path}: not recorded: the run ended before {missing[0]} was analysed")
+        kept = before
+        unknown = [name for name in missing if name not in kept]
+        if unknown:
+            raise BaselineError(
+                f"{recording.path}: not recorded: a filtered run can only change a recording, and there is none of "
+                f"{unknown[0]}"
+            )
+    if kept and recording.before is not None and recording.before.version != __version__:
+        raise BaselineError(
+            f"{recording.path}: not recorded: the entries that stay were made by version "
+            f"{recording.before.version[:60]}; record it as a whole"
+        )
+    options = options_payload(model.description.options, model.config.extensions.versions)
+    if kept and recording.before is not None and numbers_of(recording.before.options) != numbers_of(options):
+        raise BaselineError(
+            f"{recording.path}: not recorded: the entries that stay were made with other options; record it as a whole"
+        )
+    return Baseline(
+        label=str(recording.path),
+        version=__version__,
+        options=options,
+        environment=environment_payload(),
+        checkpoints=tuple(model.name for model in models),
+        entries={**kept, **entries},
+        digest=None if recording.before is None else recording.before.digest,
+    )
 
 
 def _records(recorded: Mapping[str, Mapping[str, Any]], model: CheckedModel) -> dict[str, LayerRecord]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_weightwatcher.baseline import read_baseline
+from pytest_weightwatcher.baseline_source import BASELINE_SUFFIX
 from pytest_weightwatcher.calibration import CONFIDENCE, MIN_RUNS, n_runs_needed, rate_bound, share_rate
 from pytest_weightwatcher.checks import CORRELATION_TRAPS, DRIFT, SPECTRUM, WEIGHTS
 from pytest_weightwatcher.comparison import LOG_RATIO_METRICS
@@ -15,7 +16,7 @@ from pytest_weightwatcher.console.document import Document, Section, Table, docu
 from pytest_weightwatcher.console.rows import Row, counted
 from pytest_weightwatcher.errors import GateError
 from pytest_weightwatcher.good_runs import ALPHA_MAX, ALPHA_MIN, N_LIMITS, Calibrated, Checkpoint, calibrate_runs
-from pytest_weightwatcher.planning import BASELINE_SUFFIX, gate_options
+from pytest_weightwatcher.planning import gate_options
 from pytest_weightwatcher.profiles import PROFILES
 from pytest_weightwatcher.rates import is_testable
 from pytest_weightwatcher.records import record_of

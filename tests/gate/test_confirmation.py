@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from pytest_weightwatcher.baseline import BaselineEntry
+from pytest_weightwatcher.baseline_source import open_checkpoint
 from pytest_weightwatcher.checks import ALPHA, Rule
 from pytest_weightwatcher.comparison import compare_records
 from pytest_weightwatcher.config import Config
 from pytest_weightwatcher.confirmation import BORDER, is_borderline, is_trap_confirmed, with_bootstrap
 from pytest_weightwatcher.gate import Gate, layer_checks
-from pytest_weightwatcher.planning import gate_options, open_checkpoint, plan_model
+from pytest_weightwatcher.planning import gate_options, plan_model
 from pytest_weightwatcher.profiles import PROFILES
 from pytest_weightwatcher.records import record_of
 from pytest_weightwatcher.verdict import Judgement, Verdict
