@@ -72,6 +72,15 @@ def raise_one_weight(factor: float) -> Change:
     return change
 
 
+def enlarge_one_weight(factor: float) -> Change:
+    def change(w: Matrix, rng: np.random.Generator) -> Matrix:
+        changed = w.copy()
+        changed[rng.integers(w.shape[0]), rng.integers(w.shape[1])] = factor * np.abs(w).max()
+        return changed
+
+    return change
+
+
 def one_nan(w: Matrix, rng: np.random.Generator) -> Matrix:
     changed = w.copy()
     changed[rng.integers(w.shape[0]), rng.integers(w.shape[1])] = np.nan
@@ -91,6 +100,8 @@ CHANGES: dict[str, Change] = {
     "80% pruned": prune(0.8),
     "drawn anew, same scale": lambda w, rng: w.std() * rng.standard_normal(w.shape),
     "half the rank removed": halve_rank,
+    "one weight 1.2 times the largest": enlarge_one_weight(1.2),
+    "one weight 1.5 times the largest": enlarge_one_weight(1.5),
     "one weight raised by 0.5 of the spectral norm": raise_one_weight(0.5),
     "one weight raised by 0.9 of the spectral norm": raise_one_weight(0.9),
     "one weight raised by 2 spectral norms": raise_one_weight(2.0),

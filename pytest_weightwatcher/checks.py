@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from spectral.columns import METRICS_BY_OPTION
+from spectral.largest import LARGEST_WEIGHT
 from spectral.metrics import LAYER_METRICS
 
 Severity = Literal["fail", "warn"]
@@ -38,14 +39,16 @@ EXTRA_METRICS: dict[str, str] = {
 }
 """Metric -> the option of ``analysis`` it needs."""
 
-LAYER_CHECKS: tuple[str, ...] = (*LAYER_METRICS, CORRELATION_TRAPS, *EXTRA_METRICS)
+LAYER_CHECKS: tuple[str, ...] = (*LAYER_METRICS, LARGEST_WEIGHT, CORRELATION_TRAPS, *EXTRA_METRICS)
 MODEL_CHECKS: tuple[str, ...] = (COVERAGE,)
 """Names that may stand under ``checks`` in ww.yaml, for layers and for the model."""
 
 PAIRED_QUANTITIES = (ALPHA, SPECTRUM, WEIGHTS, DRIFT, CORRELATION_TRAPS, NOISE, OVERLAP, INTRUDERS)
 """Names under ``regression`` that are no plain metric."""
 
-REGRESSION_METRICS: tuple[str, ...] = tuple(name for name in (*LAYER_METRICS, *EXTRA_METRICS) if name != ALPHA)
+REGRESSION_METRICS: tuple[str, ...] = tuple(
+    name for name in (*LAYER_METRICS, LARGEST_WEIGHT, *EXTRA_METRICS) if name != ALPHA
+)
 """Metrics that may stand under ``regression``, each against the baseline's value."""
 
 NEEDS_BOTH_CHECKPOINTS = (OVERLAP, INTRUDERS)

@@ -16,6 +16,7 @@ from pytest_weightwatcher.checks import (
     NEEDS_BOTH_CHECKPOINTS,
     NOISE,
     OVERLAP,
+    REGRESSION,
     WAIVERS,
     WEIGHTS,
     RegressionRule,
@@ -50,13 +51,15 @@ from pytest_weightwatcher.verdict import (
     judge_regression,
     judge_traps,
 )
-from pytest_weightwatcher.wording import is_carried_by_few, name_elements
+from pytest_weightwatcher.wording import is_carried_by_few, name_elements, name_weight
 from spectral.analysis import analyze_matrix
 from spectral.errors import ModelError
 from spectral.execution import single_threaded_blas
 from spectral.integrity import find_non_finite
+from spectral.largest import LARGEST_WEIGHT, find_largest
 from spectral.metrics import summarise
 from spectral.trap_report import describe_layer_traps
+from spectral.weights import load_matrix
 
 if TYPE_CHECKING:
     from pytest_weightwatcher.baseline import BaselineEntry
@@ -69,7 +72,7 @@ if TYPE_CHECKING:
     from spectral.weights import MatrixSpec
 
 
-_NOT_OF_SPECTRA = frozenset((CORRELATION_TRAPS, NOISE, OVERLAP, INTRUDERS, WEIGHTS))
+_NOT_OF_SPECTRA = frozenset((CORRELATION_TRAPS, NOISE, OVERLAP, INTRUDERS, WEIGHTS, LARGEST_WEIGHT))
 """Quantities about which another way to the spectrum says nothing new."""
 
 
@@ -209,6 +212,9 @@ class Gate:
             judgement = self._judge_absolute(check, spec, record, check.rule)
         if check.is_about_traps:
             return self._judge_found_traps(check, spec, record, judgement)
+        if check.name.removeprefix(REGRESSION) == LARGEST_WEIGHT and judgement.is_finding and record.metrics:
+            largest = find_largest(load_matrix(check.model.description.source, spec).slices)
+            return replace(judgement, detail=f"{judgement.detail}; {name_weight(largest, record)}")
         return judgement
 
     def _problem_of_metric(self, check: Check, spec: MatrixSpec, record: LayerRecord) -> str | None:

@@ -21,6 +21,7 @@ from pytest_weightwatcher.checks import (
     WAIVERS,
     WEIGHTS,
 )
+from spectral.largest import LARGEST_WEIGHT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -138,6 +139,12 @@ _MEANINGS: Mapping[str, Meaning] = MappingProxyType(
             below="Fewer directions dominate the layer than before.",
             above="The largest directions have lost their weight against the others.",
             action=_COMPARE_STEP,
+        ),
+        REGRESSION + LARGEST_WEIGHT: Meaning(
+            below="The largest weights of the layer were cut down.",
+            above="One weight is far larger than any was in the baseline: a flipped bit, a write or a merge that went "
+            "wrong, or an outlier that quantisation will suffer from.",
+            action=f"Look at the weight named above. {_COMPARE_STEP}",
         ),
         REGRESSION + OVERLAP: Meaning(
             below="The leading directions of the layer have turned away from those of the baseline.",

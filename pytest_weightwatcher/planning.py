@@ -30,6 +30,7 @@ from pytest_weightwatcher.limits import (
 from pytest_weightwatcher.matching import unpaired_layers
 from spectral.analysis import AnalysisOptions, Description, describe
 from spectral.errors import ModelNotFoundError
+from spectral.largest import LARGEST_WEIGHT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -269,7 +270,7 @@ def gate_options(
         or _is_wanted(config, CORRELATION_TRAPS)
         or (is_compared and _is_on(regression, CORRELATION_TRAPS)),
         noise_test=is_recording or _is_wanted(config, NOISE) or (is_compared and _is_on(regression, NOISE)),
-        projections=is_compared,
+        projections=is_compared or _is_asked_for(config, LARGEST_WEIGHT),
     )
     return options.changed({option: getattr(analysis, option) for option in EXTRA_ANALYSES})
 
@@ -354,8 +355,13 @@ def _paired_rules(
 
 def _is_wanted(config: Config, check: str) -> bool:
     """Tell whether a check can be in force for any layer."""
+    return check not in config.checks or _is_asked_for(config, check)
+
+
+def _is_asked_for(config: Config, check: str) -> bool:
+    """Tell whether ww.yaml gives a check limits for some layer."""
     tables = [config.checks, *(override.checks for override in config.overrides)]
-    return check not in config.checks or any(table.get(check) is not None for table in tables)
+    return any(table.get(check) is not None for table in tables)
 
 
 def _is_on(regression: Mapping[str, object], quantity: str) -> bool:

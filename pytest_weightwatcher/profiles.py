@@ -20,6 +20,7 @@ from pytest_weightwatcher.checks import (
     WEIGHTS,
     RegressionRule,
 )
+from spectral.largest import LARGEST_WEIGHT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,6 +90,8 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 RegressionRule(quantity=SPECTRUM, increase=0.03, sigmas=3.0),
                 RegressionRule(quantity=WEIGHTS, increase=0.2, sigmas=3.0, warn_at=0.5),
                 RegressionRule(quantity="effective_rank", relative_increase=0.25, relative_decrease=0.1, sigmas=3.0),
+                # Rounding to int4 moves the largest weight by a fifteenth of the range at most.
+                RegressionRule(quantity=LARGEST_WEIGHT, relative_increase=0.25, sigmas=3.0),
                 _TRAPS,
                 _NOISE,
             ),

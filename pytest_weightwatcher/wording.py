@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from pytest_weightwatcher.comparison import Change
     from pytest_weightwatcher.records import LayerRecord
+    from spectral.largest import LargestWeight
     from spectral.trap_details import Trap
 
 _MAX_NAMED = 5
@@ -146,6 +148,13 @@ def name_elements(traps: Sequence[Trap]) -> str:
         texts.append(f"{where} ({sum(element.share for element in heavy):.0%} of a trap)")
     rest = f" and {len(traps) - _MAX_NAMED} more" if len(traps) > _MAX_NAMED else ""
     return f"carried by {'; '.join(texts)}{rest}"
+
+
+def name_weight(largest: LargestWeight, record: LayerRecord) -> str:
+    """Return where the largest weight of a layer stands, and its value."""
+    n_slices = math.prod(record.shape) // (record.rows * record.columns)
+    where = f"slice {largest.slice_id}: " if n_slices > 1 else ""
+    return f"the largest weight is [{where}{largest.row}, {largest.column}] = {largest.value:.4g}"
 
 
 def is_carried_by_few(trap: Trap) -> bool:

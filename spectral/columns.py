@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from spectral.det_x import DET_X_METRICS
 from spectral.eigenvectors import EIGENVECTOR_METRICS
+from spectral.largest import LARGEST_WEIGHT
 from spectral.marchenko_pastur import MARCHENKO_PASTUR_METRICS, RANDOM_MARCHENKO_PASTUR_METRICS
 from spectral.matrix_tests import NOISE_METRICS, TRAP_METRICS
 from spectral.metrics import CUTOFF_METRICS, FINGER_METRICS
@@ -19,6 +20,7 @@ METRICS_BY_OPTION: dict[str, tuple[str, ...]] = {
     "detX": DET_X_METRICS,
     "noise_test": NOISE_METRICS,
     "traps": TRAP_METRICS,
+    "projections": (LARGEST_WEIGHT,),
     "farms": ("alpha_farms",),
     "bootstrap": BOOTSTRAP_METRICS,
     "goodness_of_fit": GOODNESS_METRICS,

@@ -13,6 +13,7 @@ from spectral.execution import single_threaded_blas
 from spectral.fits import FitFailure, FitFailureReason
 from spectral.forms import compute_formed_spectrum, fitted_evals, form_matrix, form_spectrum
 from spectral.lanes import aside
+from spectral.largest import LARGEST_WEIGHT, find_largest
 from spectral.layer_analysis import LayerAnalysis
 from spectral.loaders.protocol import FactoredSource
 from spectral.lora import product_spectrum
@@ -175,6 +176,7 @@ def _analyze(stored: WeightMatrix, of_factors: Spectrum | None, options: Analysi
             tail = _with_copies(tail, len(spectrum.evals))
         if options.projections:
             found.records["projections"] = project(stored.slices, stored.spec.scale)
+            found.metrics[LARGEST_WEIGHT] = abs(find_largest(stored.slices).value)
         _measure(_Layer(matrix=matrix, options=options, spectrum=spectrum, evals=evals, tail=tail, traps=traps), found)
     return LayerAnalysis(
         spec=stored.spec,

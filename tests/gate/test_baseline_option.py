@@ -23,8 +23,8 @@ from tests.gate.conftest import LAYERS, MakeModel, Tensors, healthy_tensors, noi
 RECORD = ("--ww-model=model.safetensors", "--ww-baseline=b.ww.json", "--ww-update-baseline")
 COMPARE = ("--ww-model=model.safetensors", "--ww-baseline=b.ww.json")
 
-N_REGRESSIONS = 6
-"""alpha, spectrum, weights, effective_rank, correlation_traps and noise, of each layer."""
+N_REGRESSIONS = 7
+"""alpha, spectrum, weights, effective_rank, largest_weight, correlation_traps and noise, of each layer."""
 
 N_CHECKS = 4 + len(LAYERS) * (2 + N_REGRESSIONS)
 """Coverage, integrity and layers of the model; integrity, alpha, traps and noise of each layer, and its regressions."""
@@ -120,6 +120,25 @@ def with_one_weight(value: float) -> NDArray[Any]:
     return values
 
 
+def test_the_largest_weight_is_named_with_its_place(
+    pytester: pytest.Pytester, make_model: MakeModel, recorded: Path
+) -> None:
+    make_model(head=with_one_weight(-2.0))
+    result = pytester.runpytest(*COMPARE, "-k", "largest_weight and head")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*largest_weight went from 0.* to 2 (*", "*[[]3, 7] = -2*", "*flipped bit*"])
+
+
+@pytest.mark.parametrize(("limit", "outcome"), [(1.9, "failed"), (2.0, "passed")])
+def test_a_limit_on_the_largest_weight_needs_no_baseline(
+    pytester: pytest.Pytester, make_model: MakeModel, limit: float, outcome: str
+) -> None:
+    make_model(head=with_one_weight(-2.0))
+    (pytester.path / "ww.yaml").write_text(f"version: 1\nchecks: {{largest_weight: {{max: {limit}}}}}\n")
+    result = pytester.runpytest("--ww-model=model.safetensors", "-k", "largest_weight and head")
+    result.assert_outcomes(**{outcome: 1})
+
+
 def without_directions(n: int) -> NDArray[Any]:
     left, sizes, right = np.linalg.svd(head(), full_matrices=False)
     product: NDArray[Any] = left * np.where(np.arange(64) < n, sizes, 0) @ right
@@ -130,13 +149,22 @@ def without_directions(n: int) -> NDArray[Any]:
     ("damaged", "checks"),
     [
         (noise(), {"alpha", "spectrum", "weights", "noise"}),
-        (2.0 * head(), {"spectrum", "weights"}),
+        (2.0 * head(), {"spectrum", "weights", "largest_weight"}),
         (np.where(np.abs(head()) < np.quantile(np.abs(head()), 0.8), 0, head()), {"spectrum", "weights"}),
         (head()[::-1], {"weights"}),
-        (with_one_weight(2.0), {"spectrum", "correlation_traps"}),
+        (with_one_weight(2.0), {"spectrum", "correlation_traps", "largest_weight"}),
+        (with_one_weight(-1.3 * float(np.abs(head()).max())), {"largest_weight"}),
         (without_directions(32), {"spectrum", "weights", "effective_rank"}),
     ],
-    ids=["re-initialised", "scaled", "pruned", "other weights of the same spectrum", "one weight", "half the rank"],
+    ids=[
+        "re-initialised",
+        "scaled",
+        "pruned",
+        "other weights of the same spectrum",
+        "one weight",
+        "a small one",
+        "half the rank",
+    ],
 )
 def test_harmful_changes_fail_in_their_layer(
     pytester: pytest.Pytester, make_model: MakeModel, recorded: Path, damaged: NDArray[Any], checks: set[str]
