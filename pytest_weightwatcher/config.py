@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import date, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -26,6 +27,7 @@ from pytest_weightwatcher.options import CONFIG_NAME
 from pytest_weightwatcher.profiles import MODEL_QUANTITIES
 from pytest_weightwatcher.suggestions import suggest
 from pytest_weightwatcher.yaml_source import Location, YamlSource, read_yaml
+from pytest_weightwatcher.yaml_text import number
 from spectral.options import FALSE_ALARM_RATE
 
 if TYPE_CHECKING:
@@ -455,8 +457,7 @@ def _explain(source: YamlSource, error: ErrorDetails) -> ConfigError:
     problem = _PROBLEMS.get(kind) or error["msg"].replace("Input should be", "expected")
     given = error.get("input")
     if kind in ("float_type", "int_type") and isinstance(given, str) and _is_exponential(given):
-        problem = f"YAML takes {given!r} for text; write it with a decimal point and a sign, such as 1.0e-2"
-        return source.error(location, problem)
+        return source.error(location, f"YAML takes {given!r} for text; write it as {number(float(given))}")
     if kind == "missing":
         return source.error(location, problem)
     return source.error(location, f"{problem}, got {repr(error.get('input'))[:80]}")
@@ -464,7 +465,6 @@ def _explain(source: YamlSource, error: ErrorDetails) -> ConfigError:
 
 def _is_exponential(text: str) -> bool:
     try:
-        float(text)
+        return math.isfinite(float(text))
     except ValueError:
         return False
-    return True

@@ -25,6 +25,7 @@ from pytest_weightwatcher.nodeids import printable
 from pytest_weightwatcher.options import CONFIG_NAME
 from pytest_weightwatcher.profiles import PROFILES
 from pytest_weightwatcher.yaml_text import indent, number, quote_pattern, round_down, round_up
+from spectral.spectrum import NOT_FINITE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -201,18 +202,27 @@ def _ways(check: Mapping[str, Any], model: Mapping[str, Any]) -> list[tuple[str,
     """Return what would make a check pass: a sentence, and what to write in ww.yaml."""
     verdict = check.get("verdict")
     if verdict == "pass":
-        return [(f"nothing is needed: it passes{_while(check)}", [])]
+        return [(f"nothing is needed: it passes{_while(_warning_free(check, model))}", [])]
     if verdict in _NOT_JUDGED:
         return _ways_to_a_verdict(check)
     ways: list[tuple[str, list[str]]] = []
     if check.get("value") is not None and check.get("limit") and check.get("check") not in (WAIVERS, BASELINE_LAYERS):
-        ways.append((f"a value of {_bounds(check)}, where it is {_figure(check['value'])} now", []))
+        bounds = _bounds(_warning_free(check, model))
+        ways.append((f"a value of {bounds}, where it is {_figure(check['value'])} now", []))
     ways += _ways_by_limit(check, model)
     if check.get("action"):
         ways.append((str(check["action"]), []))
     if verdict in _FINDINGS and verdict != "error" and check.get("check") != WAIVERS:
         ways.append(("accept it until a day, with a reason", _waiver(check)))
     return ways
+
+
+def _warning_free(check: Mapping[str, Any], model: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a check with the limit up to which it does not even warn."""
+    share, limit, baseline = _allowed(check, model).get("warn_at"), check.get("limit"), check.get("baseline")
+    if not _is_regression(check) or not share or not limit or baseline is None:
+        return check
+    return {**check, "limit": {side: baseline + share * (bound - baseline) for side, bound in limit.items()}}
 
 
 def _while(check: Mapping[str, Any]) -> str:
@@ -231,11 +241,18 @@ def _ways_to_a_verdict(check: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
 def _ways_by_limit(check: Mapping[str, Any], model: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     name, layer = _name(check), check.get("layer")
     if check.get("check") == INTEGRITY and layer is not None:
-        text = "leave the layer out, where it is dead on purpose (values that are not finite fail all the same)"
+        if NOT_FINITE in str(check.get("detail")):
+            # Values that are not finite fail the model as a whole, too.
+            return []
+        text = "leave the layer out, where it is dead on purpose"
         return [(text, [f"analysis: {{exclude: [{quote_pattern(layer)}]}}"])]
     if check.get("check") in (WAIVERS, BASELINE_LAYERS) or check.get("value") is None:
         return []
-    entry = _new_allowance(check, model) if _is_regression(check) else _new_bound(check)
+    if check.get("plugin") is not None:
+        # It judges by itself; all that can be said of it is whether and how much it counts.
+        entry: str | None = "false"
+    else:
+        entry = _new_allowance(check, model) if _is_regression(check) else _new_bound(check)
     if entry is None:
         return []
     table = "regression" if _is_regression(check) else "checks"

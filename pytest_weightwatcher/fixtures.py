@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_weightwatcher.marks import MARKER, MarkError, names_a_model, read_mark
+from pytest_weightwatcher.marks import MARKER, names_a_model, read_mark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,10 +37,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Refuse a marker with a slip in it, also where no fixture would have read it."""
     if any(marker.args or marker.kwargs for marker in item.iter_markers(MARKER)):
-        try:
+        with _clear_failures():
             read_mark(item)
-        except MarkError as error:
-            pytest.fail(_printable(error), pytrace=False)
 
 
 def _checkpoint_names(config: pytest.Config) -> list[str]:
@@ -138,10 +136,14 @@ def _clear_failures() -> Iterator[None]:
     from pytest_weightwatcher.errors import GateError
     from spectral.errors import SpectralError
 
+    problem = None
     try:
         yield
     except (GateError, SpectralError) as error:
-        pytest.fail(_printable(error), pytrace=False)
+        problem = _printable(error)
+    # Outside of the handler: what led to it is told in the sentence, not as an exception of its own.
+    if problem is not None:
+        pytest.fail(problem, pytrace=False)
 
 
 def _printable(error: Exception) -> str:

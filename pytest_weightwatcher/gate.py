@@ -194,7 +194,7 @@ class Gate:
             return judge_model_regression(self._pooled(model).get(check.rule.quantity), check.rule)
         assert check.rule is not None, "every other check of a model has a rule"
         if check.name == COVERAGE:
-            return judge_coverage(description.coverage, len(description.matrices), check.rule)
+            return judge_coverage(description, check.rule)
         min_evals = description.options.min_evals
         records = self._measurements.records(model)
         return judge_mean(summarise(record.metrics for record in records if record.n_evals >= min_evals), check.rule)
@@ -208,6 +208,7 @@ class Gate:
             return metric_error(check.name, problem)
         if isinstance(check.rule, RegressionRule):
             judgement = self._judge_regression(check, spec, record, check.rule)
+            judgement = replace(judgement, told=check.model.profile.meanings.get(check.rule.quantity))
         else:
             judgement = self._judge_absolute(check, spec, record, check.rule)
         if check.is_about_traps:

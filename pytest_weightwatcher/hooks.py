@@ -115,7 +115,11 @@ class GateHooks:
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         self._gate.close()
-        if self._gate.is_worker or session.config.option.collectonly:
+        if self._gate.is_worker:
+            return
+        if session.config.option.collectonly:
+            if self._gate.had_usage_error:
+                session.exitstatus = pytest.ExitCode.USAGE_ERROR
             return
         self._gate.finish(is_interrupted=session.exitstatus == pytest.ExitCode.INTERRUPTED)
         session.exitstatus = self._gate.exit_status(session.exitstatus)

@@ -143,10 +143,14 @@ def check_names(config: Config) -> None:
         model_regression_rules(config, profile)
 
 
+_OF_PLUGINS = " (those of a plugin exist in runs of pytest that load it)"
+
+
 def _no_such_check(name: str, known: Sequence[str]) -> str:
     if name in (INTEGRITY, BASELINE_LAYERS):
         return "is always made, and cannot be changed here"
-    return f"no such check{suggest(name, known)}"
+    hint = suggest(name, known)
+    return f"no such check{hint}{'' if 'did you mean' in hint else _OF_PLUGINS}"
 
 
 def _check_ranges(config: Config) -> None:
@@ -157,7 +161,7 @@ def _check_ranges(config: Config) -> None:
             for key in ("min", "max"):
                 bound = None if limit is None else getattr(limit, key)
                 if bound is not None and not 0.0 <= bound <= 1.0:
-                    hint = f"; did you mean {bound / 100:g}?" if 1.0 < bound <= 100.0 and name == COVERAGE else ""
+                    hint = f"; did you mean {bound / 100:g}?" if 2.0 < bound <= 100.0 and name == COVERAGE else ""
                     raise config.error((*location, name, key), f"{bound:g} is not between 0 and 1{hint}")
 
 

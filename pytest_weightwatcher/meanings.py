@@ -74,7 +74,7 @@ _MEANINGS: Mapping[str, Meaning] = MappingProxyType(
         COVERAGE: Meaning(
             below="Part of the parameters was not analysed, so the gate says nothing about them.",
             above="",
-            action="See the list of tensors that were not analysed, with reasons, in the report.",
+            action="ww-gate describe MODEL lists what was not analysed, with reasons; so does the report.",
         ),
         "stable_rank": Meaning(
             below="Few directions carry the layer: it may have collapsed or lost rank.",
@@ -113,15 +113,15 @@ _MEANINGS: Mapping[str, Meaning] = MappingProxyType(
         ),
         REGRESSION + SPECTRUM: Meaning(
             below="",
-            above="The singular values moved far beyond rounding: re-initialised, pruned, quantised too coarsely, "
-            "or a few weights out of place.",
-            action=f"{_COMPARE_STEP} Where the weights were meant to be trained on, choose the profile finetune.",
+            above="The singular values moved as a whole: weights that grew without bound, were drawn anew, or a few "
+            "out of place.",
+            action=_COMPARE_STEP,
         ),
         REGRESSION + WEIGHTS: Meaning(
             below="",
-            above="The weights are not those of the baseline within rounding: another layer, weights drawn anew, "
-            "pruned or quantised too coarsely, or trained on.",
-            action=f"{_COMPARE_STEP} Where the weights were meant to be trained on, choose the profile finetune.",
+            above="The weights moved further from the baseline than is accepted: trained for long, drawn anew, or "
+            "those of another layer.",
+            action=_COMPARE_STEP,
         ),
         REGRESSION + DRIFT: Meaning(
             below="",
@@ -165,6 +165,25 @@ _MEANINGS: Mapping[str, Meaning] = MappingProxyType(
     }
 )
 
+_OR_FINETUNE = f"{_COMPARE_STEP} Where the weights were meant to be trained on, choose the profile finetune."
+
+OF_COMPRESSION: Mapping[str, Meaning] = MappingProxyType(
+    {
+        SPECTRUM: Meaning(
+            below="",
+            above="The singular values moved far beyond rounding: re-initialised, pruned, quantised too coarsely, "
+            "or a few weights out of place.",
+            action=_OR_FINETUNE,
+        ),
+        WEIGHTS: Meaning(
+            below="",
+            above="The weights are not those of the baseline within rounding: another layer, weights drawn anew, "
+            "pruned or quantised too coarsely, or trained on.",
+            action=_OR_FINETUNE,
+        ),
+    }
+)
+"""Quantity -> what its findings mean where the weights should be the same."""
 
 UNREADABLE = Meaning(
     below="",

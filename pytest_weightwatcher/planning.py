@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import glob
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,9 @@ from pytest_weightwatcher.limits import (
     regression_rules,
 )
 from pytest_weightwatcher.matching import unpaired_layers
+from pytest_weightwatcher.options import CONFIG_NAME
 from spectral.analysis import AnalysisOptions, Description, describe
+from spectral.description import EXCLUDED_BY_OPTION
 from spectral.errors import ModelNotFoundError
 from spectral.largest import LARGEST_WEIGHT
 
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from pytest_weightwatcher.checks import RegressionRule, Rule
     from pytest_weightwatcher.config import Config
     from pytest_weightwatcher.profiles import Profile
+    from pytest_weightwatcher.yaml_source import Location
 
 _PATTERN_CHARACTERS = frozenset("*?[")
 
@@ -184,7 +188,33 @@ def plan_models(config: Config, wish: Wish, folder: Path) -> tuple[CheckedModel,
         for want, name in zip(wanted, _short_names([want.path for want in wanted]), strict=True)
     ]
     _check_shared_recordings(models)
+    idle = _idle_patterns(config, models)
+    if idle:
+        # Of the run, so said once.
+        models[0] = replace(models[0], notes=(*models[0].notes, *idle))
     return tuple(models)
+
+
+def _name_of(config: Config) -> str:
+    return CONFIG_NAME if config.path is None else config.path.name
+
+
+def _idle_patterns(config: Config, models: Sequence[CheckedModel]) -> tuple[str, ...]:
+    """Say which patterns of a ww.yaml match no layer of any model: a slip of the pen switches limits off silently."""
+    names = {spec.name for model in models for spec in model.description.matrices}
+    excluded = {tensor.layer for model in models for tensor in model.description.unanalysed}
+    patterns: list[tuple[Location, str, set[str]]] = [
+        (("overrides", index, "match"), override.match, names | excluded)
+        for index, override in enumerate(config.overrides)
+    ]
+    patterns += [
+        (("analysis", "exclude", index), pattern, excluded) for index, pattern in enumerate(config.analysis.exclude)
+    ]
+    return tuple(
+        f"line {config.line_of(place)} of {_name_of(config)}: {place[0]}: no layer is called {pattern!r:.80}"
+        for place, pattern, known in patterns
+        if not any(fnmatchcase(name, pattern) for name in known)
+    )
 
 
 def plan_model(
@@ -235,9 +265,7 @@ def plan_model(
                 rule
                 for rule in layer_rules(config, spec.name)
                 # Beside a baseline it is news that counts, unless ww.yaml asks for both.
-                if rule.line is not None
-                or rule.check not in {paired.quantity for paired in compared.get(spec.name, ())}
-                or rule.check not in (CORRELATION_TRAPS, NOISE)
+                if rule.line is not None or spec.name not in compared or rule.check not in (CORRELATION_TRAPS, NOISE)
             )
             for spec in description.matrices
         },
@@ -280,9 +308,7 @@ def _plan_model(want: _Wanted, name: str, config: Config, wish: Wish, folder: Pa
     options = gate_options(config, seed=wish.seed, is_recording=wish.is_recording, has_baseline=location is not None)
     description = describe(config.extensions.open_with(want.path), options)
     if not description.matrices:
-        raise ModelNotFoundError(
-            f"{want.path}: holds no weight matrix to check (see the formats and layers in the docs)"
-        )
+        raise ModelNotFoundError(f"{want.path}: {_why_empty(description)}")
     if wish.is_recording and want.is_of_config and location is not None and not is_inside(location, folder):
         raise config.error(("models",), f"the baseline {location} is outside the folder of ww.yaml")
     recording = _plan_recording(location, want.path, config, wish) if wish.is_recording else None
@@ -302,6 +328,12 @@ def _plan_model(want: _Wanted, name: str, config: Config, wish: Wish, folder: Pa
         recording=recording,
         n_models=n_models,
     )
+
+
+def _why_empty(description: Description) -> str:
+    if any(tensor.reason == EXCLUDED_BY_OPTION for tensor in description.unanalysed):
+        return "holds no weight matrix to check but those that analysis.exclude of ww.yaml leaves out"
+    return "holds no weight matrix to check (see the formats and layers in the docs)"
 
 
 def _plan_recording(location: Path | None, model: Path, config: Config, wish: Wish) -> Recording:

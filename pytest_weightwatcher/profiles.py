@@ -6,7 +6,7 @@ become worse? docs/baselines.md has the measurements behind the numbers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from pytest_weightwatcher.checks import (
     WEIGHTS,
     RegressionRule,
 )
+from pytest_weightwatcher.meanings import OF_COMPRESSION, Meaning
 from spectral.largest import LARGEST_WEIGHT
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class Profile:
         When a trap is a new one.
     layer_rules, model_rules : mapping of str to RegressionRule
         Quantity -> rule, of each layer and of the model as a whole.
+    meanings : mapping of str to Meaning
+        Quantity -> what its findings mean for this question, where that is not what they always mean.
     """
 
     name: str
@@ -65,6 +68,7 @@ class Profile:
     trap_news: TrapNews
     layer_rules: Mapping[str, RegressionRule]
     model_rules: Mapping[str, RegressionRule]
+    meanings: Mapping[str, Meaning] = field(default_factory=dict)
 
 
 MODEL_QUANTITIES = (SPECTRUM, WEIGHTS, "effective_rank", "stable_rank", "norm", "spectral_norm")
@@ -85,6 +89,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             name="compression",
             question="are the weights the same, but for rounding?",
             trap_news=TrapNews(growth=1.1, needs_cause=False),
+            meanings=OF_COMPRESSION,
             layer_rules=_table(
                 _ALPHA,
                 RegressionRule(quantity=SPECTRUM, increase=0.03, sigmas=3.0),

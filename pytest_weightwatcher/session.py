@@ -136,8 +136,11 @@ class GateSession:
 
     @property
     def main_fail_on(self) -> str:
-        """That of the main ww.yaml."""
-        return self.fail_on(self.config_of(self.main_path))
+        """That of the main ww.yaml; the default where it cannot be read, which its collector has said."""
+        try:
+            return self.fail_on(self.config_of(self.main_path))
+        except GateError:
+            return self.options.fail_on or "fail"
 
     def is_enforced(self, check: Check, judgement: Judgement) -> bool:
         """Tell whether a judgement fails the run."""
@@ -195,6 +198,9 @@ class GateSession:
         """
         from pytest_weightwatcher.report.targets import targets_of_config
 
+        if self.options.explain:
+            # Asking why a run failed must not replace its reports by those of the few checks asked about.
+            return self.options.reports
         types = {target.type for target in self.options.reports}
         of_configs = (target for config in self._configs.values() for target in targets_of_config(config))
         return (*self.options.reports, *(target for target in of_configs if target.type not in types))

@@ -26,11 +26,13 @@ from pytest_weightwatcher.wording import (
     describe_change,
     format_bounds,
     name_some,
+    name_unanalysed,
     resolution_of_change,
     resolution_of_metric,
 )
 from spectral.fits import FitFailureReason
 from spectral.power_law import MIN_EVALS
+from spectral.spectrum import NOT_FINITE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from pytest_weightwatcher.comparison import Change, LayerComparison
     from pytest_weightwatcher.matching import LayerSets
     from pytest_weightwatcher.records import LayerRecord
+    from spectral.description import Description
     from spectral.integrity import NonFiniteTensor
 
 MAX_DEAD_SHARE = 0.5
@@ -101,7 +104,7 @@ class Judgement:
     is_undecided : bool
         The numbers gave no verdict; a policy made it one.
     told : Meaning or None
-        What findings of the check mean, where a plugin says so.
+        What findings of the check mean, where a plugin or the profile says so.
     """
 
     check: str
@@ -166,7 +169,7 @@ def judge_other_tensors(non_finite: Sequence[NonFiniteTensor], n_tensors: int) -
         detail = f"all values of the {n_tensors} other tensors (biases, norms, not analysed ones) are finite"
         return Judgement(check=INTEGRITY, verdict=Verdict.PASS, detail=detail, resolution=resolution)
     names = tuple(f"{tensor.name} ({tensor.n_bad} of {tensor.n_values})" for tensor in non_finite)
-    detail = f"NaN or infinite values in {name_some(names)}"
+    detail = f"{NOT_FINITE} values in {name_some(names)}"
     return Judgement(check=INTEGRITY, verdict=Verdict.FAIL, detail=detail, resolution=resolution)
 
 
@@ -247,12 +250,12 @@ def judge_noise(record: LayerRecord, rule: Rule) -> Judgement:
     return replace(judgement, detail=detail, resolution=resolution_of_metric(record, rule))
 
 
-def judge_coverage(coverage: float, n_matrices: int, rule: Rule) -> Judgement:
-    """Judge the analysed share of a model's parameters."""
-    judgement = _judge_bounds(rule, coverage)
-    detail = f"{coverage:.1%} of the parameters were analysed, in {n_matrices} matrices"
+def judge_coverage(description: Description, rule: Rule) -> Judgement:
+    """Judge the analysed share of a model's parameters, and say what most of the rest is."""
+    judgement = _judge_bounds(rule, description.coverage)
+    detail = f"{description.coverage:.1%} of the parameters were analysed, in {len(description.matrices)} matrices"
     if judgement.is_finding:
-        detail = f"{detail}; {judgement.detail}"
+        detail = f"{detail}; {judgement.detail}; not analysed: {name_unanalysed(description.unanalysed)}"
     return replace(judgement, detail=detail, resolution="tensors of two or more dimensions are counted")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
     from pytest_weightwatcher.records import LayerRecord
     from spectral.largest import LargestWeight
     from spectral.trap_details import Trap
+    from spectral.weights import UnanalysedTensor
 
 _MAX_NAMED = 5
+_MAX_REASONS = 3
 _MIN_SHARE = 0.1
 _N_FEW, _MOST = 3, 0.5
 
@@ -47,15 +50,19 @@ def describe_change(rule: RegressionRule, change: Change, down: float | None, up
     is_plain = rule.quantity == ALPHA or change.reference == 0.0
     share = "" if is_plain else f", {difference / abs(change.reference):+.1%}"
     return (
-        f"{what} went from {change.reference:.4g} to {change.value:.4g} ({difference:+.2g}{share}{sigmas}); "
+        f"{what} went from {change.reference:.4g} to {change.value:.4g} ({difference:+.3g}{share}{sigmas}); "
         f"{_format_allowances(down, up)} accepted"
     )
+
+
+_OF_ROUNDING = 0.1
+_ROUNDING = ", rounding to bf16 or int8 moves them by a few tenths of a percent at most"
 
 
 def _describe_spectrum(value: float, accepted: float) -> str:
     return (
         f"the singular values moved by {format_share(value)} of their norm; up to {format_share(accepted)} is "
-        "accepted, rounding to bf16 or int8 moves them by a few tenths of a percent at most"
+        f"accepted{_ROUNDING if accepted <= _OF_ROUNDING else ''}"
     )
 
 
@@ -173,6 +180,17 @@ def format_bounds(rule: Rule) -> str:
     if rule.maximum is None:
         return f"at least {rule.minimum:g}"
     return f"{rule.minimum:g} to {rule.maximum:g}"
+
+
+def name_unanalysed(tensors: Sequence[UnanalysedTensor]) -> str:
+    """Return why tensors were not analysed, the reason of most values first."""
+    n_values: Counter[str] = Counter()
+    n_tensors: Counter[str] = Counter()
+    for tensor in tensors:
+        n_values[tensor.reason] += math.prod(tensor.shape)
+        n_tensors[tensor.reason] += 1
+    texts = [f"{n_tensors[reason]}x {reason}" for reason, _ in n_values.most_common(_MAX_REASONS)]
+    return "; ".join(texts) or "there is no matrix in it"
 
 
 def name_some(names: tuple[str, ...]) -> str:

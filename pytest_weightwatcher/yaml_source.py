@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,9 @@ MAX_BYTES = 1_000_000
 MAX_NODES = 20_000
 MAX_DEPTH = 20
 MAX_INTEGER = 2**63 - 1
+
+_NUMBER_TAGS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_PLAIN_NUMBER = re.compile(r"[-+]?((0|[1-9][0-9_]*)?(\.[0-9_]*)?([eE][-+]?[0-9]+)?|\.(inf|Inf|INF))|\.(nan|NaN|NAN)")
 
 _PLAIN_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
@@ -119,11 +123,15 @@ class _Builder:
             return self._build_mapping(node, location)
         if isinstance(node, yaml.SequenceNode):
             return [self.build(child, (*location, index)) for index, child in enumerate(node.value)]
+        if node.tag in _NUMBER_TAGS and not _PLAIN_NUMBER.fullmatch(node.value):
+            # To YAML 1.1 010 is eight and 1:30 ninety: nobody who writes so means it.
+            raise self._source.error(location, f"write {node.value[:40]!r} in plain digits, as 10 or 0.5")
         try:
             value = self._scalars.construct_object(node)
+        except yaml.MarkedYAMLError as error:
+            raise self._source.error(location, f"cannot be read: {error.problem}") from error
         except (yaml.YAMLError, ValueError, OverflowError) as error:
-            raise self._source.error(location, f"cannot be read: {_one_line(error)}") from error
-
+            raise self._source.error(location, f"cannot be read as {node.tag.rpartition(':')[2]}") from error
         if isinstance(value, int) and abs(value) > MAX_INTEGER:
             raise self._source.error(location, f"larger than {MAX_INTEGER}")
         return value

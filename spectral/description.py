@@ -155,6 +155,7 @@ def _exclude(specs: Iterable[MatrixSpec], patterns: tuple[str, ...]) -> tuple[li
                     dtype=spec.dtype,
                     reason=EXCLUDED_BY_OPTION,
                     part=spec.part.name,
+                    layer=spec.name,
                 )
             )
         else:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
     from spectral.weights import WeightMatrix
 
+NOT_FINITE = "NaN or infinite"
+"""How every text says it."""
+
 BLOCK_VALUES = 1 << 21
 """Values converted to float64 at a time (16 MiB)."""
 
@@ -275,5 +278,5 @@ def _explain_non_finite(matrix: WeightMatrix) -> SpectrumFailure:
         return SpectrumFailure(kind="overflow", detail="the squares of the values exceed the range of float64")
     place = f"row {first[1]}, column {first[2]}" + (f" of slice {first[0]}" if matrix.spec.rf > 1 else "")
     return SpectrumFailure(
-        kind="non_finite", detail=f"{n_bad} of {matrix.slices.size} values are NaN or infinite, the first at {place}"
+        kind="non_finite", detail=f"{n_bad} of {matrix.slices.size} values are {NOT_FINITE}, the first at {place}"
     )

@@ -131,6 +131,8 @@ class UnanalysedTensor:
         Why there is no spectrum.
     part : str
         Name of the part that the reason is about, where others of the tensor are analysed; empty for the whole.
+    layer : str
+        Name of the layer, where the options leave it out; otherwise empty.
     """
 
     name: str
@@ -138,6 +140,7 @@ class UnanalysedTensor:
     dtype: str
     reason: str
     part: str = ""
+    layer: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -262,6 +262,7 @@ def _add_explain(commands: Any) -> None:
         "items",
         metavar="ITEM",
         nargs="*",
+        default=[],
         type=text_argument,
         help="node id of a check, the end of it, or a shell pattern (default: everything that warned or failed)",
     )

@@ -117,10 +117,19 @@ def _write_waivers(reporter: pytest.TerminalReporter, waivers: Sequence[Mapping[
 
 
 def _write_findings(reporter: pytest.TerminalReporter, result: Mapping[str, Any]) -> None:
+    is_one = len(result["models"]) == 1
     for model in result["models"]:
         findings = findings_of(model)
         for check in findings[:MAX_FINDINGS]:
-            name = escape_name(check["layer"]) if check["layer"] is not None else escape_name(model["path"])
+            # A layer's name tells where it is as long as there is one model.
+            parts = (
+                [model["path"]]
+                if check["layer"] is None
+                else [check["layer"]]
+                if is_one
+                else [model["path"], check["layer"]]
+            )
+            name = ": ".join(map(escape_name, parts))
             line = f"{check['verdict'].upper():5} {name} {check['check']}: {escape_text(check['detail'])}"
             reporter.write_line(line, **_COLOURS[check["verdict"]])
         if len(findings) > MAX_FINDINGS:

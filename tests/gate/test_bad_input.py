@@ -154,6 +154,21 @@ def test_index_that_names_what_it_must_not(pytester: pytest.Pytester, shard: str
         ),
         ("a: &a [1, 2]\nb: &b [*a, *a, *a]\nversion: !!python/object/apply:os.getcwd []\n", "ww.yaml:3: "),
         ("- " * 5000, "ww.yaml: nested too deeply"),
+        ("version: 1\nchecks: {alpha: {max: 010}}\n", "ww.yaml:2: checks.alpha.max: write '010' in plain digits"),
+        ("version: 1\nchecks: {alpha: {max: 1:30}}\n", "ww.yaml:2: checks.alpha.max: write '1:30' in plain digits"),
+        ("version: 1\nchecks: {alpha: {max: 0x1}}\n", "ww.yaml:2: checks.alpha.max: write '0x1' in plain digits"),
+        ('version: 1\nchecks: {alpha: {max: "6"}}\n', "YAML takes '6' for text; write it as 6"),
+        ("version: 1\nchecks: {alpha: {max: 1e-2}}\n", "YAML takes '1e-2' for text; write it as 0.01"),
+        (
+            "version: 1\nchecks: {alpha: {max: 1e400}}\n",
+            "ww.yaml:2: checks.alpha.max: expected a valid number, got '1e400'",
+        ),
+        (f"version: 1{'0' * 5000}\n", "ww.yaml:1: version: cannot be read as int"),
+        (
+            "version: !thing 1\n",
+            "ww.yaml:1: version: cannot be read: could not determine a constructor for the tag '!thing'",
+        ),
+        ("version: 1\nchecks: {zzz: false}\n", "(those of a plugin exist in runs of pytest that load it)"),
         ("version: 1\nmodels: [{pth: x}]\n", "models[0].pth: unknown key; did you mean 'path'?"),
         ("version: 1\noverrides: [{mtach: '*'}]\n", "overrides[0].mtach: unknown key; did you mean 'match'?"),
         (
@@ -189,13 +204,57 @@ def test_alias_bomb(pytester: pytest.Pytester, make_model: MakeModel) -> None:
     assert "entries (aliases count each time)" in usage_error(pytester, "--ww-model=model.safetensors")
 
 
-@pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n", "2")], ids=["serial", "xdist"])
-def test_bad_config_of_a_plain_run(pytester: pytest.Pytester, workers: tuple[str, ...]) -> None:
-    folder = pytester.mkdir("sub")
+@pytest.mark.parametrize(
+    "options", [(), ("-p", "xdist", "-n", "2"), ("--co",)], ids=["serial", "xdist", "collect only"]
+)
+@pytest.mark.parametrize("place", ["sub", "."])
+def test_bad_config_of_a_plain_run(pytester: pytest.Pytester, options: tuple[str, ...], place: str) -> None:
+    folder = pytester.path / place
+    folder.mkdir(exist_ok=True)
     (folder / "ww.yaml").write_text("version: 1\nmodels: [{pth: x}]\n", encoding="utf-8")
-    result = pytester.runpytest_subprocess(*workers)
+    pytester.makepyfile("def test_mine(): pass")
+    result = pytester.runpytest_subprocess(*options)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stdout.fnmatch_lines(["*ww.yaml:2: models[[]0[]].pth: unknown key; did you mean 'path'?"])
+    result.stdout.no_fnmatch_line("*Traceback*")
+    assert "Traceback" not in str(result.stderr)
+
+
+def test_a_bad_config_that_nobody_asked_for(pytester: pytest.Pytester) -> None:
+    (pytester.path / "ww.yaml").write_text("version: 1\nmodels: [{pth: x}]\n", encoding="utf-8")
+    result = pytester.runpytest_subprocess(pytester.makepyfile("def test_mine(): pass"))
+    assert result.ret == pytest.ExitCode.OK
+    result.assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "note"),
+    [
+        (
+            "overrides:\n- {match: 'hed*', checks: {alpha: false}}\n",
+            "line 3 of ww.yaml: overrides: no layer is called 'hed*'",
+        ),
+        ("analysis: {exclude: [hed]}\n", "line 2 of ww.yaml: analysis: no layer is called 'hed'"),
+        ("overrides:\n- {match: 'he*', checks: {alpha: false}}\n", None),
+        ("analysis: {exclude: [head]}\noverrides: [{match: head, checks: {alpha: false}}]\n", None),
+    ],
+)
+def test_a_pattern_without_a_layer_is_named(
+    pytester: pytest.Pytester, make_model: MakeModel, text: str, note: str | None
+) -> None:
+    make_model("a.safetensors")
+    make_model("b.safetensors")
+    (pytester.path / "ww.yaml").write_text(f"version: 1\n{text}", encoding="utf-8")
+    result = pytester.runpytest("--ww-model=*.safetensors")
+    assert str(result.stdout).count(note or "no layer is called") == (0 if note is None else 1)
+
+
+def test_everything_is_excluded(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    make_model()
+    (pytester.path / "ww.yaml").write_text("version: 1\nanalysis: {exclude: ['*']}\n", encoding="utf-8")
+    assert "but those that analysis.exclude of ww.yaml leaves out" in usage_error(
+        pytester, "--ww-model=model.safetensors"
+    )
 
 
 @pytest.mark.parametrize(

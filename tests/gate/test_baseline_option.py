@@ -120,6 +120,27 @@ def with_one_weight(value: float) -> NDArray[Any]:
     return values
 
 
+def test_what_is_not_compared_is_not_checked_without_a_baseline_instead(
+    pytester: pytest.Pytester, make_model: MakeModel, recorded: Path
+) -> None:
+    make_model(head=noise())
+    (pytester.path / "ww.yaml").write_text("version: 1\nregression: {noise: false}\n", encoding="utf-8")
+    checks = {check["check"] for check in result_of(pytester, *COMPARE)["checks"]}
+    assert not checks & {"noise", "regression.noise"}
+
+
+@pytest.mark.parametrize(("profile", "is_said"), [("compression", True), ("finetune", False)])
+def test_finetune_is_not_advised_where_it_is_chosen(
+    pytester: pytest.Pytester, make_model: MakeModel, recorded: Path, profile: str, is_said: bool
+) -> None:
+    make_model(head=5.0 * head())
+    checks = result_of(pytester, *COMPARE, f"--ww-profile={profile}")["checks"]
+    (found,) = [check for check in checks if check["check"] == "regression.spectrum" and check["layer"] == "head"]
+    assert found["verdict"] == "fail"
+    assert ("choose the profile finetune" in found["action"]) == is_said
+    assert ("rounding to bf16" in found["detail"]) == is_said
+
+
 def test_the_largest_weight_is_named_with_its_place(
     pytester: pytest.Pytester, make_model: MakeModel, recorded: Path
 ) -> None:

@@ -246,3 +246,40 @@ def test_what_it_proposes_makes_the_checks_pass(
     # Where the comparison of noise is off, the absolute test takes its place, and warns.
     assert found_in(again).isdisjoint(found_in(result))
     assert {node.rpartition("::")[2] for node in found_in(again)} <= {"noise"}
+
+
+@pytest.mark.parametrize(("verdict", "value"), [("warn", 0.15), ("pass", 0.02)])
+def test_what_passes_does_not_even_warn(verdict: str, value: float) -> None:
+    check = regression(
+        "weights", value, 0.0, verdict=verdict, limit={"max": 0.2}, rule={"increase": 0.2, "warn_at": 0.5}
+    )
+    text = explain_check(check, MODEL)
+    assert "at most 0.1" in text.partition("to pass")[2]
+    assert "0.2" not in text.partition("to pass")[2].splitlines()[0]
+
+
+def test_a_check_of_a_plugin_is_switched_off_not_moved() -> None:
+    check = {**CHECK, "check": "balance", "plugin": "mine", "limit": {"max": 2.0}}
+    override, _ = snippets(explain_check(check, MODEL))
+    assert override["overrides"] == [{"match": "head", "checks": {"balance": False}}]
+
+
+def test_a_layer_of_no_finite_values_is_not_left_out() -> None:
+    damage = {**CHECK, "check": "integrity", "value": None, "limit": None, "line": None}
+    dead = explain_check({**damage, "detail": "70 of 96 rows are dead (all zero)"}, MODEL)
+    assert 'exclude: ["head"]' in dead
+    assert "exclude" not in explain_check({**damage, "detail": "1 of 6144 values are NaN or infinite"}, MODEL)
+
+
+def test_asking_why_keeps_the_reports_of_the_run(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    make_model(head=flat())
+    (pytester.path / "ww.yaml").write_text(
+        "version: 1\nmodels: [{path: m*}]\nreport: {json: out.json}\n", encoding="utf-8"
+    )
+    pytester.runpytest()
+    before = (pytester.path / "out.json").read_bytes()
+    asked = pytester.runpytest("--ww-explain", "head::alpha")
+    asked.stdout.fnmatch_lines(["*head::alpha: warn"])
+    assert (pytester.path / "out.json").read_bytes() == before
+    pytester.runpytest("--ww-explain", "head::alpha", "--ww-report=json:asked.json")
+    assert len(json.loads((pytester.path / "asked.json").read_text(encoding="utf-8"))["models"][0]["checks"]) == 1

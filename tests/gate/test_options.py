@@ -26,6 +26,14 @@ def checked_models(pytester: pytest.Pytester, *arguments: str) -> set[str]:
     return {line.split("::")[1] for line in lines if "::" in line}
 
 
+def test_findings_of_several_models_name_theirs(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    make_model("a.safetensors", head=flat())
+    make_model("b.safetensors")
+    result = pytester.runpytest("--ww-model=*.safetensors")
+    result.stdout.fnmatch_lines(["WARN  a.safetensors: head alpha: *"])
+    assert "a.safetensors: head" not in str(pytester.runpytest("--ww-model=a.safetensors").stdout)
+
+
 def test_a_file_named_like_a_pattern_hides_no_other(pytester: pytest.Pytester, make_model: MakeModel) -> None:
     make_model("odd[1].safetensors")
     assert checked_models(pytester, "--ww-model=odd[1].safetensors") == {"odd%5B1%5D.safetensors"}
