@@ -1,19 +1,21 @@
 """Which layer of a baseline is which layer of a model, where names were changed.
 
-Equal names of equal shapes belong together, whatever is in them: two layers that changed places must be found out. Of
-what is left over, contents (the same bytes, or the same weights but for a small change) tell how names were changed.
-Where that is a rule for nearly all layers, the rule decides, again whatever is in them. The rest is matched by bytes,
-weights, names changed in the way of others, and spectra.
+Equal names of equal shapes belong together, whatever is in them: two layers that changed places must be found out. So
+do names that differ by one beginning from all of the other side. Of what is left over, contents (the same bytes, or the
+same weights but for a small change) tell how names were changed. Where that is a rule for nearly all layers, the rule
+decides, again whatever is in them. The rest is matched by bytes, weights, names changed in the way of others, and
+spectra.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pytest_weightwatcher.renaming import by_changes, by_numbers, by_prefix, common_changes, usual_changes
 from spectral.paired import sketch_counts
 
 if TYPE_CHECKING:
@@ -28,9 +30,6 @@ SAME_WEIGHTS = 0.7
 
 SAME_SPECTRUM = 0.03
 """Spectra displaced by less than this may be those of one layer,"""
-
-MIN_RENAMED, USUAL = 2, 0.7
-"""A change of names is the rule where so many layers, and this share of those it could be about, underwent it."""
 
 CLEARLY = 3.0
 """where every other layer of the shape is displaced by more than so many times as much."""
@@ -133,24 +132,26 @@ def match_renamed(new: Sequence[LayerRecord], old: Mapping[str, LayerRecord]) ->
                 pairs[name] = partner
                 del left_new[name], left_old[partner]
 
-    def take_by_name(changes: Sequence[tuple[str, str]]) -> None:
+    def take_by_name(rule: Callable[..., Iterable[tuple[str, str]]], *given: object) -> None:
         shapes = {record.name: record.shape for record in new if record.name not in pairs}
         theirs = {name: record.shape for name, record in old.items() if name not in pairs.values()}
-        for name, partner in _by_name(shapes, theirs, changes):
+        for name, partner in rule(shapes, theirs, *given):
             pairs[name] = partner
             left_new.pop(name, None)
             left_old.pop(partner, None)
 
+    take_by_name(lambda shapes, theirs: by_prefix(shapes, theirs).items())
     # Contents say how names were changed; then names go first, or two layers that changed places would be taken for
     # renamed.
     evidence = dict(_by_content(left_new, left_old))
     rest_new = {name: record for name, record in left_new.items() if name not in evidence}
     rest_old = {name: record for name, record in left_old.items() if name not in evidence.values()}
     evidence |= dict(_by_distance(rest_new, rest_old, _weight_changes, SAME_WEIGHTS))
-    take_by_name(_usual_changes(evidence))
+    take_by_name(lambda shapes, theirs: by_numbers(shapes, theirs, evidence).items())
+    take_by_name(by_changes, usual_changes(evidence))
     take(_by_content(left_new, left_old))
     take(_by_distance(left_new, left_old, _weight_changes, SAME_WEIGHTS))
-    take_by_name([change for change, _ in _changes(pairs).most_common()])
+    take_by_name(by_changes, common_changes(pairs))
     take(_by_distance(left_new, left_old, _displacements, SAME_SPECTRUM, clearly=CLEARLY))
     return {record.name: pairs[record.name] for record in new if record.name in pairs}
 
@@ -212,46 +213,6 @@ def _displacements(new: Sequence[LayerRecord], old: Sequence[LayerRecord]) -> ND
     squares = np.sum(counts * (ours[:, None, :] - theirs[None, :, :]) ** 2, axis=2)
     displaced: NDArray[np.float64] = np.sqrt(squares / norms)
     return displaced
-
-
-def _changes(pairs: Mapping[str, str]) -> Counter[tuple[str, str]]:
-    return Counter(_changed_beginning(name, partner) for name, partner in pairs.items())
-
-
-def _usual_changes(pairs: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Return the changes of names that nearly all layers they could be about have undergone, the commonest first."""
-    return [
-        (now, before)
-        for (now, before), count in _changes(pairs).most_common()
-        if count >= MIN_RENAMED and count >= USUAL * sum(name.startswith(now) for name in pairs)
-    ]
-
-
-def _by_name(
-    new: Mapping[str, tuple[int, ...]], old: Mapping[str, tuple[int, ...]], changes: Sequence[tuple[str, str]]
-) -> list[tuple[str, str]]:
-    """Return pairs whose names differ as others do: a damaged layer under a new name is still itself."""
-    found: dict[str, str] = {}
-    for now, before in changes:
-        for name, shape in new.items():
-            partner = f"{before}{name[len(now) :]}"
-            is_free = name not in found and partner not in found.values()
-            if is_free and name.startswith(now) and old.get(partner) == shape:
-                found[name] = partner
-    return list(found.items())
-
-
-def _changed_beginning(name: str, partner: str) -> tuple[str, str]:
-    """Return what two names begin with before the part, from a dot on, that they share at their end."""
-    n_shared = 0
-    while n_shared < min(len(name), len(partner)) and name[-1 - n_shared] == partner[-1 - n_shared]:
-        n_shared += 1
-    now, before = name[: len(name) - n_shared], partner[: len(partner) - n_shared]
-    # Only whole parts of a name: encoder.1 and decoder.1 share ".1", not "coder.1".
-    while n_shared and now and before and not (now.endswith(".") and before.endswith(".")):
-        n_shared -= 1
-        now, before = name[: len(name) - n_shared], partner[: len(partner) - n_shared]
-    return now, before
 
 
 if TYPE_CHECKING:
