@@ -55,10 +55,14 @@ class BaselineEntry:
     spread : mapping of str to float
         Quantity -> root mean square of how far the other accepted checkpoints lie from the recorded one; empty where
         only one was recorded.
+    moved : mapping of str to float
+        Quantity -> share of its allowance by which the ratchet has let it move, all updates since it was first recorded
+        together; signed where the quantity is.
     """
 
     record: LayerRecord
     spread: Mapping[str, float] = field(default_factory=dict)
+    moved: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +160,8 @@ def entry_payload(entry: BaselineEntry) -> dict[str, Any]:
         payload["noise"] = record.noise_p_value
     if entry.spread:
         payload["spread"] = dict(entry.spread)
+    if entry.moved:
+        payload["moved"] = dict(entry.moved)
     payload["projections"] = list(record.projections)
     payload["singular_values"] = list(record.sketch)
     return payload
@@ -240,9 +246,7 @@ def write_baseline(path: Path, baseline: Baseline, tool: Mapping[str, str]) -> b
     try:
         return replace_unchanged(path, _as_text(payload), expected=baseline.digest)
     except FileInUseError as error:
-        raise BaselineError(
-            f"{path}: another run is recording this baseline (it holds {error.lock}; where no run is, delete that file)"
-        ) from error
+        raise BaselineError(f"{path}: another run is recording this baseline (it holds {error.lock})") from error
     except FileChangedError as error:
         raise BaselineError(
             f"{path}: not recorded: another run has changed this baseline meanwhile; run again to record over it"
@@ -348,7 +352,11 @@ def _read_content(name: str, entry: dict[str, Any], refuse: Callable[[str], Base
         traps=_read_traps(entry.get("traps"), refuse),
         noise_p_value=_read_p_value(entry.get("noise"), refuse),
     )
-    return BaselineEntry(record=record, spread=MappingProxyType(_read_spread(entry.get("spread", {}), refuse)))
+    return BaselineEntry(
+        record=record,
+        spread=MappingProxyType(_read_spread(entry.get("spread", {}), refuse)),
+        moved=MappingProxyType(_read_moved(entry.get("moved", {}), refuse)),
+    )
 
 
 def _read_tail(tail: Any, n_evals: int, refuse: Callable[[str], BaselineError]) -> Tail | None:
@@ -408,6 +416,12 @@ def _read_spread(spread: Any, refuse: Callable[[str], BaselineError]) -> dict[st
     if not all(value >= 0 for value in spread.values()):
         raise refuse("a spread must not be negative")
     return {name: float(value) for name, value in spread.items()}
+
+
+def _read_moved(moved: Any, refuse: Callable[[str], BaselineError]) -> dict[str, float]:
+    if not isinstance(moved, dict) or not _are_numbers(list(moved.values())):
+        raise refuse("moved must be names and numbers")
+    return {name: float(value) for name, value in moved.items()}
 
 
 def _as_text(payload: Mapping[str, Any]) -> str:

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
+import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+_MAX_NAME = 80
+_TEMPORARY = ".tmp"
+
+
+def _temporary_prefix(path: Path) -> str:
+    return f".{path.name[:_MAX_NAME]}."
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -22,7 +37,7 @@ def write_atomically(path: Path, text: str) -> None:
         # A pipe or a device: there is nothing to replace.
         path.write_text(text, encoding="utf-8")
         return
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.", suffix=".tmp")
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=_temporary_prefix(path), suffix=_TEMPORARY)
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as stream:
@@ -57,7 +72,8 @@ class FileInUseError(Exception):
 def replace_unchanged(path: Path, text: str, *, expected: str | None) -> bool:
     """Write UTF-8 text atomically over a file, unless somebody else has changed that since it was read.
 
-    As git does with its index: a file beside the target, made only where there is none, is the lock of all writers.
+    A file beside the target is the lock of all writers. The system holds it for this process, so that a writer that was
+    killed holds nothing; what it left behind is cleared away.
 
     Parameters
     ----------
@@ -78,18 +94,15 @@ def replace_unchanged(path: Path, text: str, *, expected: str | None) -> bool:
     FileChangedError
         The target holds something else; it is as it was.
     FileInUseError
-        Another writer is at work, or has died at it.
+        Another writer is at work.
     OSError
         The target cannot be written; it is as it was.
     """
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(f".{path.name[:80]}.lock")
-    try:
-        os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    except FileExistsError as error:
-        raise FileInUseError(lock) from error
-    try:
+    with _locked(path.with_name(f".{path.name[:_MAX_NAME]}.lock")):
+        for left in path.parent.glob(f"{glob.escape(_temporary_prefix(path))}*{_TEMPORARY}"):
+            left.unlink(missing_ok=True)
         content = path.read_bytes() if path.exists() else None
         if content == text.encode("utf-8"):
             return False
@@ -97,9 +110,54 @@ def replace_unchanged(path: Path, text: str, *, expected: str | None) -> bool:
         if found != expected:
             raise FileChangedError(str(path))
         write_atomically(path, text)
+    return True
+
+
+@contextmanager
+def _locked(lock: Path) -> Iterator[None]:
+    """Hold a lock file, and take it away afterwards.
+
+    Raises
+    ------
+    FileInUseError
+        Another process holds it.
+    """
+    descriptor = _take(lock)
+    try:
+        yield
     finally:
         lock.unlink(missing_ok=True)
-    return True
+        os.close(descriptor)
+
+
+if sys.platform == "win32":
+
+    def _take(lock: Path) -> int:
+        """Return the lock file, opened by this process alone; a writer that was killed leaves it to the user."""
+        try:
+            return os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        except FileExistsError as error:
+            raise FileInUseError(lock) from error
+
+else:
+    import fcntl
+
+    def _take(lock: Path) -> int:
+        """Return the lock file, opened and held."""
+        while True:
+            descriptor = os.open(lock, os.O_CREAT | os.O_WRONLY, 0o666)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # The writer before may have taken the file away between our two calls: then this lock is nobody's.
+                if lock.exists() and os.path.samestat(lock.stat(), os.fstat(descriptor)):
+                    return descriptor
+            except BlockingIOError as error:
+                os.close(descriptor)
+                raise FileInUseError(lock) from error
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)
 
 
 def is_inside(path: Path, folder: Path) -> bool:

@@ -289,6 +289,20 @@ def _merge_regression(
     return tuple(rules.values())
 
 
+def idle_limits(config: Config, profile: Profile) -> Iterator[tuple[Location, str]]:
+    """Yield the entries under ``regression`` that change a limit which the profile does not have, and its name."""
+    given: set[str] = set(profile.layer_rules)
+    for place, table, _ in _regression_tables(config):
+        known = set(profile.model_rules) if place[0] == "model" else given
+        for name, changes in table.limits().items():
+            if changes is None:
+                continue
+            if name not in known and not _gives_limit(name, changes):
+                yield (*place, name), name
+            elif place[0] != "model":
+                known.add(name)
+
+
 def _gives_limit(name: str, changes: Mapping[str, Any]) -> bool:
     allowances = ("increase", "decrease", "relative_increase", "relative_decrease")
     return name == NOISE or any(allowance in changes for allowance in allowances)

@@ -22,6 +22,7 @@ from pytest_weightwatcher.checks import CORRELATION_TRAPS, NEEDS_BOTH_CHECKPOINT
 from pytest_weightwatcher.errors import BaselineError
 from pytest_weightwatcher.files import is_inside
 from pytest_weightwatcher.limits import (
+    idle_limits,
     layer_rules,
     model_regression_rules,
     model_rules,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from pytest_weightwatcher.yaml_source import Location
 
 _PATTERN_CHARACTERS = frozenset("*?[")
+_STEM, _FOLDER = "{stem}", "{folder}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,16 +185,29 @@ def plan_models(config: Config, wish: Wish, folder: Path) -> tuple[CheckedModel,
         Something is missing or unusable; nothing has been analysed yet.
     """
     wanted = _wanted_models(config, wish, folder)
+    if wish.is_recording:
+        _check_own_recordings(wanted)
     models = [
         _plan_model(want, name, config, wish, folder, n_models=len(wanted))
         for want, name in zip(wanted, _short_names([want.path for want in wanted]), strict=True)
     ]
     _check_shared_recordings(models)
-    idle = _idle_patterns(config, models)
+    idle = (*_idle_patterns(config, models), *_idle_limits(config, models))
     if idle:
         # Of the run, so said once.
         models[0] = replace(models[0], notes=(*models[0].notes, *idle))
     return tuple(models)
+
+
+def _idle_limits(config: Config, models: Sequence[CheckedModel]) -> tuple[str, ...]:
+    """Say which entries under ``regression`` change a limit that the profiles of this run do not have."""
+    profiles = {model.profile.name: model.profile for model in models if model.baseline is not None}
+    places = {place: name for profile in profiles.values() for place, name in idle_limits(config, profile)}
+    return tuple(
+        f"line {config.line_of(place)} of {_name_of(config)}: regression: {name} gives no limit, and the profile "
+        f"{', '.join(profiles)} has none: it is not compared"
+        for place, name in places.items()
+    )
 
 
 def _name_of(config: Config) -> str:
@@ -347,6 +362,25 @@ def _plan_recording(location: Path | None, model: Path, config: Config, wish: Wi
     return Recording(path=location, before=before, mode=mode)
 
 
+def _check_own_recordings(wanted: Sequence[_Wanted]) -> None:
+    """Refuse to record models into one file that were to have one each, but share their file name."""
+    first: dict[Path, Path] = {}
+    for want in wanted:
+        location = _baseline_path(want)
+        if location is None or want.baseline is None or not _has_placeholder(want.baseline):
+            continue
+        other = first.setdefault(location, want.path)
+        if other != want.path:
+            raise BaselineError(
+                f"{want.path} and {other} would both be recorded to {location}; {_FOLDER} in the baseline's path "
+                f"stands for the folder of a checkpoint as {_STEM} does for its file"
+            )
+
+
+def _has_placeholder(path: str) -> bool:
+    return _STEM in path or _FOLDER in path
+
+
 def _check_shared_recordings(models: Sequence[CheckedModel]) -> None:
     """Refuse to record models into one file unless they are accepted checkpoints of one architecture."""
     first: dict[Path, CheckedModel] = {}
@@ -455,4 +489,7 @@ def _baseline_path(want: _Wanted) -> Path | None:
         return None
     # The name of a folder has no suffix to cut: llama-3.1 and llama-3.2 are two models.
     stem = want.path.name if want.path.is_dir() else want.path.stem
-    return Path(os.path.normpath(want.baseline.replace("{stem}", stem)))
+    path = want.baseline
+    for placeholder, name in ((_STEM, stem), (_FOLDER, want.path.absolute().parent.name)):
+        path = path.replace(placeholder, name)
+    return Path(os.path.normpath(path))

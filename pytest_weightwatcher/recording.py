@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -19,56 +20,85 @@ from pytest_weightwatcher.baseline import (
     write_baseline,
 )
 from pytest_weightwatcher.baseline_source import numbers_of
+from pytest_weightwatcher.checks import RegressionRule, Rule
 from pytest_weightwatcher.comparison import deviations
 from pytest_weightwatcher.errors import BaselineError
-from pytest_weightwatcher.records import LayerRecord, rounded
+from pytest_weightwatcher.gate import layer_checks
+from pytest_weightwatcher.records import rounded
 from pytest_weightwatcher.report.result import tool_payload
+from pytest_weightwatcher.verdict import Verdict, judge_metric
 from spectral import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pytest_weightwatcher.gate import Gate
+    from pytest_weightwatcher.gate import Check, Gate
     from pytest_weightwatcher.planning import CheckedModel, Recording
+    from pytest_weightwatcher.records import LayerRecord
     from pytest_weightwatcher.report.result import ResultBuilder
+    from pytest_weightwatcher.verdict import Judgement
     from spectral.weights import MatrixSpec
 
 _SPREAD_DIGITS = 3
+_AS_A_WHOLE = "record it as a whole (without -k, -m, --lf and node ids)"
 
 
-def is_to_be_recorded(gate: Gate, model: CheckedModel, spec: MatrixSpec) -> bool:
-    """Tell whether a layer is to be recorded: always, where it is new, or where it is no worse than what is there."""
+def entry_to_record(gate: Gate, model: CheckedModel, spec: MatrixSpec) -> BaselineEntry | None:
+    """Return what is to be recorded of a layer; None where the file is to stay as it is, or there is no spectrum."""
     assert model.recording is not None, "only models to be recorded are asked about"
     mode = model.recording.mode
+    record = gate.record(model, spec)
+    if record.is_without_spectrum:
+        return None
     if mode == "all" or model.baseline is None:
-        return True
+        return BaselineEntry(record=record)
     partner = gate.partner(model, spec)
-    if mode == "new_only":
-        return partner is None
-    return partner is None or (partner == spec.name and _is_no_worse(gate, model, spec))
+    if partner is None:
+        return BaselineEntry(record=record)
+    if mode == "new_only" or partner != spec.name:
+        return None
+    return _ratcheted(gate, model, spec, record)
 
 
-def _is_no_worse(gate: Gate, model: CheckedModel, spec: MatrixSpec) -> bool:
-    """Tell whether a layer passes all its checks against the baseline, and has no finding that its entry had not."""
-    from pytest_weightwatcher.checks import RegressionRule, Rule
-    from pytest_weightwatcher.gate import layer_checks
-    from pytest_weightwatcher.verdict import judge_metric
-
+def _ratcheted(gate: Gate, model: CheckedModel, spec: MatrixSpec, record: LayerRecord) -> BaselineEntry | None:
+    """Return the new entry of a layer that is no worse than its old one; None where it is."""
     assert model.baseline is not None, "the caller has seen to that"
     assert model.baseline.recorded is not None, "what is recorded over is a file"
-    before = model.baseline.recorded.entries[spec.name].record
+    before = model.baseline.recorded.entries[spec.name]
+    moved = dict(before.moved)
     for check in layer_checks(model, spec):
         judgement = gate.judge(check)
-        if check.name in model.config.extensions.checks and judgement.is_finding:
-            # A plugin need not give numbers that could be compared with those of the entry.
-            return False
-        if isinstance(check.rule, RegressionRule) and judgement.is_finding:
-            return False
-        if isinstance(check.rule, Rule) and judgement.is_finding and check.rule.check in before.metrics:
-            was = judge_metric(before, check.rule)
-            if not was.is_finding or _distance(judgement.value, check.rule) > _distance(was.value, check.rule):
-                return False
-    return True
+        if not _is_no_worse(check, judgement, before.record, model):
+            return None
+        if isinstance(check.rule, RegressionRule) and judgement.share:
+            total = moved.get(check.rule.quantity, 0.0) + _signed_share(judgement)
+            # Small steps add up: together they must stay within what one step may be.
+            if not abs(total) <= (check.rule.warn_at or 1.0):
+                return None
+            moved[check.rule.quantity] = rounded(total, _SPREAD_DIGITS)
+    return BaselineEntry(record=record, spread=before.spread, moved=moved)
+
+
+def _is_no_worse(check: Check, judgement: Judgement, before: LayerRecord, model: CheckedModel) -> bool:
+    """Tell whether a check has no finding, or one that the old entry had as badly."""
+    # What is waived for a time is not accepted for good.
+    if not judgement.is_finding and judgement.verdict is not Verdict.WAIVED:
+        return True
+    if not isinstance(check.rule, Rule):
+        return check.rule is None
+    if check.name in model.config.extensions.checks:
+        # A plugin need not give numbers that could be compared with those of the entry.
+        return False
+    if check.rule.check not in before.metrics:
+        return True
+    was = judge_metric(before, check.rule)
+    return was.is_finding and _distance(judgement.value, check.rule) <= _distance(was.value, check.rule)
+
+
+def _signed_share(judgement: Judgement) -> float:
+    assert judgement.share is not None, "the caller has seen to that"
+    is_lower = judgement.value is not None and judgement.baseline is not None and judgement.value < judgement.baseline
+    return -judgement.share if is_lower else judgement.share
 
 
 def _distance(value: float | None, rule: Any) -> float:
@@ -79,14 +109,10 @@ def _distance(value: float | None, rule: Any) -> float:
     return max(0.0, below, above)
 
 
-def recorded_payload(record: LayerRecord) -> dict[str, Any] | None:
+def recorded_payload(entry: BaselineEntry) -> dict[str, Any]:
     """Return what a baseline keeps of a layer, and its eigenvalues, as plain data that any process can send."""
-    if record.is_without_spectrum:
-        return None
-    return {
-        "entry": sealed(entry_payload(BaselineEntry(record=record))),
-        "evals": [] if record.evals is None else record.evals.tolist(),
-    }
+    evals = entry.record.evals
+    return {"entry": sealed(entry_payload(entry)), "evals": [] if evals is None else evals.tolist()}
 
 
 def record_models(models: Sequence[CheckedModel], results: ResultBuilder, *, is_filtered: bool) -> str:
@@ -108,18 +134,19 @@ def record_models(models: Sequence[CheckedModel], results: ResultBuilder, *, is_
         failed = results.failed_metrics(model)
         if failed:
             raise BaselineError(f"{recording.path}: not recorded: {failed[0]}")
-    per_model = [_records(results.recorded_of(model), model) for model in models]
+    per_model = [_entries(results.recorded_of(model), model) for model in models]
     reference = per_model[0]
-    for model, records in zip(models[1:], per_model[1:], strict=True):
-        missing = sorted(reference.keys() ^ records.keys())
+    for model, found in zip(models[1:], per_model[1:], strict=True):
+        missing = sorted(reference.keys() ^ found.keys())
         if missing:
             raise BaselineError(
                 f"{recording.path}: not recorded: {missing[0]} was not analysed in all of the accepted checkpoints "
                 f"({model.name} among them)"
             )
+    others = per_model[1:]
     entries = {
-        name: BaselineEntry(record=record, spread=_spread(record, [records[name] for records in per_model[1:]]))
-        for name, record in reference.items()
+        name: replace(entry, spread=_spread(entry.record, [each[name].record for each in others])) if others else entry
+        for name, entry in reference.items()
     }
     baseline = recorded_baseline(recording, models, entries, is_filtered=is_filtered)
     is_new = write_baseline(recording.path, baseline, tool_payload())
@@ -127,7 +154,10 @@ def record_models(models: Sequence[CheckedModel], results: ResultBuilder, *, is_
     if len(models) > 1:
         text += f" from {models[0].name}, their spread learned from {len(models)} checkpoints"
     if recording.mode == "ratchet":
-        text += "; ratchet: layers that are worse than before keep their entries"
+        text += "; ratchet: layers that are worse than before, or moved as far as they may, keep their entries"
+    n_lost = _n_lost_spreads(recording, baseline)
+    if n_lost:
+        text += f"; the spread of {n_lost} matrices, learned from several checkpoints, is gone: record those again"
     return text if is_new else f"{text}, nothing changed"
 
 
@@ -157,10 +187,12 @@ def recorded_baseline(
     before: Mapping[str, BaselineEntry] = {} if recording.before is None else recording.before.entries
     kept: Mapping[str, BaselineEntry] = before if recording.mode != "all" else {}
     missing = sorted(names - entries.keys())
+    if is_filtered:
+        # Whatever the filter reached: what it did not is not known to be gone.
+        kept = before
     if missing and recording.mode == "all":
         if not is_filtered:
             raise BaselineError(f"{recording.path}: not recorded: the run ended before {missing[0]} was analysed")
-        kept = before
         unknown = [name for name in missing if name not in kept]
         if unknown:
             raise BaselineError(
@@ -170,32 +202,45 @@ def recorded_baseline(
     if kept and recording.before is not None and recording.before.version != __version__:
         raise BaselineError(
             f"{recording.path}: not recorded: the entries that stay were made by version "
-            f"{recording.before.version[:60]}; record it as a whole"
+            f"{recording.before.version[:60]}; {_AS_A_WHOLE}"
         )
     options = options_payload(model.description.options, model.config.extensions.versions)
     if kept and recording.before is not None and numbers_of(recording.before.options) != numbers_of(options):
         raise BaselineError(
-            f"{recording.path}: not recorded: the entries that stay were made with other options; record it as a whole"
+            f"{recording.path}: not recorded: the entries that stay were made with other options; {_AS_A_WHOLE}"
         )
     return Baseline(
         label=str(recording.path),
         version=__version__,
         options=options,
         environment=environment_payload(),
-        checkpoints=tuple(model.name for model in models),
+        checkpoints=_checkpoints(recording, models, is_partial=bool(kept)),
         entries={**kept, **entries},
         digest=None if recording.before is None else recording.before.digest,
     )
 
 
-def _records(recorded: Mapping[str, Mapping[str, Any]], model: CheckedModel) -> dict[str, LayerRecord]:
-    from dataclasses import replace
+def _checkpoints(recording: Recording, models: Sequence[CheckedModel], *, is_partial: bool) -> tuple[str, ...]:
+    """Return where the entries come from: those that stay have the checkpoints they had."""
+    before = recording.before.checkpoints if is_partial and recording.before is not None else ()
+    return tuple(dict.fromkeys((*before, *(model.name for model in models))))
 
+
+def _n_lost_spreads(recording: Recording, baseline: Baseline) -> int:
+    before = {} if recording.before is None else recording.before.entries
+    return sum(
+        bool(entry.spread) and not baseline.entries[name].spread
+        for name, entry in before.items()
+        if name in baseline.entries
+    )
+
+
+def _entries(recorded: Mapping[str, Mapping[str, Any]], model: CheckedModel) -> dict[str, BaselineEntry]:
     found = {}
     for name, payload in recorded.items():
-        record = read_entry(model.path, name, payload["entry"]).record
+        entry = read_entry(model.path, name, payload["entry"])
         evals = np.array(payload["evals"]) if payload["evals"] else None
-        found[name] = replace(record, evals=evals)
+        found[name] = replace(entry, record=replace(entry.record, evals=evals))
     return found
 
 

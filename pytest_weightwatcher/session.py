@@ -169,10 +169,10 @@ class GateSession:
         return payload
 
     def _layer_payload(self, model: CheckedModel, spec: MatrixSpec) -> dict[str, Any]:
-        from pytest_weightwatcher.recording import is_to_be_recorded, recorded_payload
+        from pytest_weightwatcher.recording import entry_to_record, recorded_payload
 
         record = self._gate.record(model, spec)
-        is_recorded = model.recording is not None and is_to_be_recorded(self._gate, model, spec)
+        entry = None if model.recording is None else entry_to_record(self._gate, model, spec)
         return {
             "layer": self.results.layer_payload(
                 record,
@@ -180,7 +180,7 @@ class GateSession:
                 is_reused=self._gate.is_reused(model, spec),
                 baseline_name=self._gate.partner(model, spec),
             ),
-            "recorded": recorded_payload(record) if is_recorded else None,
+            "recorded": None if entry is None else recorded_payload(entry),
             "failed_metrics": [f"{spec.name}: {record.reasons[name]}" for name in record.failed_metrics],
         }
 

@@ -807,27 +807,39 @@ def test_a_folder_that_is_a_file(pytester: pytest.Pytester, make_model: MakeMode
     assert (pytester.path / "blocked").read_text(encoding="utf-8") == "mine"
 
 
+HOLD = """
+import fcntl, sys, time
+lock = open(sys.argv[1], "w")
+fcntl.flock(lock, fcntl.LOCK_EX)
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform == "win32", reason="there the lock is the file itself, and stays when its writer is killed"
+)
 def test_a_lock_of_another_run(pytester: pytest.Pytester, make_model: MakeModel, recorded: Path) -> None:
     before = recorded.read_bytes()
-    lock = pytester.path / ".b.ww.json.lock"
-    lock.touch()
+    lock, left = pytester.path / ".b.ww.json.lock", pytester.path / ".b.ww.json.x1y2.tmp"
+    left.write_text("half of a bas", encoding="utf-8")
     make_model(head=noise())
-    result = pytester.runpytest(*RECORD)
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(lock)], stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline() == "held\n"
+            result = pytester.runpytest(*RECORD)
+        finally:
+            other.kill()
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stdout.fnmatch_lines(
-        [
-            (
-                f"problem: *b.ww.json: another run is recording this baseline (it holds {lock}; "
-                "where no run is, delete that file)"
-            )
-        ]
-    )
+    result.stdout.fnmatch_lines([f"problem: *b.ww.json: another run is recording this baseline (it holds {lock})"])
     assert recorded.read_bytes() == before
+    # The other one was killed in the act: what it left behind is in nobody's way.
     assert lock.exists()
-    lock.unlink()
     assert pytester.runpytest(*RECORD).ret == pytest.ExitCode.OK
     assert recorded.read_bytes() != before
     assert not lock.exists()
+    assert not left.exists()
 
 
 @pytest.mark.parametrize("change", ["write_bytes(path.read_bytes() + b' ')", "unlink()"], ids=["changed", "removed"])
@@ -969,7 +981,9 @@ def test_ratchet_records_what_is_no_worse(pytester: pytest.Pytester, make_model:
     pytester.makefile(".yaml", ww="version: 1\nregression: {ratchet: true}\n")
     result = pytester.runpytest(*RECORD)
     assert failing_layers(result) == {"head"}
-    result.stdout.fnmatch_lines(["*ratchet: layers that are worse than before keep their entries*"])
+    result.stdout.fnmatch_lines(
+        ["*ratchet: layers that are worse than before, or moved as far as they may, keep their*"]
+    )
     after = payload_of(recorded)["matrices"]
     assert after["head"] == before["head"]
     assert after["encoder.0.key"]["dtype"] == "float16"
@@ -977,6 +991,122 @@ def test_ratchet_records_what_is_no_worse(pytester: pytest.Pytester, make_model:
         name: before[name] for name in LAYERS if name not in ("head", "encoder.0.key")
     }
     assert failing_layers(pytester.runpytest(*COMPARE)) == {"head"}
+
+
+def steps_away(profile: str) -> list[NDArray[np.float32]]:
+    """Return the head after ever more steps, each of which passes beside the one before."""
+    rng, values, steps = np.random.default_rng(0), head(), []
+    for _ in range(6):
+        values = (
+            0.82 * values if profile == "finetune" else values + 0.06 * values.std() * rng.normal(size=values.shape)
+        )
+        steps.append(values.astype(np.float32))
+    return steps
+
+
+@pytest.mark.parametrize("profile", ["compression", "finetune"])
+def test_small_steps_do_not_add_up(
+    pytester: pytest.Pytester, make_model: MakeModel, recorded: Path, profile: str
+) -> None:
+    original = recorded.read_bytes()
+    pytester.makefile(".yaml", ww=f"version: 1\nregression: {{ratchet: true, profile: {profile}}}\n")
+    for values in steps_away(profile):
+        make_model(head=values)
+        pytester.runpytest(*RECORD)
+    taken = payload_of(recorded)["matrices"]
+    assert 0.0 < max(map(abs, taken["head"]["moved"].values())) <= 1.0
+    assert "moved" not in taken["encoder.0.key"]
+    # What the ratchet took last has no finding beside what was recorded first; later steps have.
+    recorded.write_bytes(original)
+    findings = {}
+    for values in steps_away(profile):
+        make_model(head=values)
+        model = result_of(pytester, *COMPARE)
+        (layer,) = (layer for layer in model["layers"] if layer["name"] == "head")
+        findings[layer["hash"]] = [check for check in model["checks"] if check["verdict"] in ("warn", "fail")]
+    assert findings[taken["head"]["hash"]] == []
+    assert findings[layer["hash"]]
+
+
+def test_ratchet_does_not_take_what_is_waived(pytester: pytest.Pytester, make_model: MakeModel, recorded: Path) -> None:
+    before = payload_of(recorded)["matrices"]
+    make_model(head=noise())
+    pytester.makefile(
+        ".yaml",
+        ww="version: 1\nregression: {ratchet: true}\n"
+        "waivers: [{match: head, check: '*', reason: later, expires: 2999-01-01}]\n",
+    )
+    assert pytester.runpytest(*RECORD).ret == pytest.ExitCode.OK
+    assert payload_of(recorded)["matrices"]["head"] == before["head"]
+
+
+@pytest.mark.parametrize("choice", [("-k", "alpha"), ("-m", "ww"), ("--ww-explain=*alpha",), ("--deselect=zzz",)])
+def test_a_filtered_run_never_prunes(
+    pytester: pytest.Pytester, make_model: MakeModel, recorded: Path, choice: tuple[str, ...]
+) -> None:
+    """Also where it reaches every layer that is left."""
+    before = payload_of(recorded)["matrices"]
+    tensors = healthy_tensors()
+    del tensors["encoder.0.key.weight"]
+    save(pytester, tensors)
+    pytester.runpytest(*RECORD, *choice)
+    assert payload_of(recorded)["matrices"] == before
+    pytester.runpytest(*RECORD)
+    assert payload_of(recorded)["matrices"].keys() == before.keys() - {"encoder.0.key"}
+
+
+def test_a_partial_recording_keeps_spreads_and_names_every_checkpoint(pytester: pytest.Pytester) -> None:
+    models = [scaled(pytester, factor, f"{factor}.safetensors") for factor in (1.0, 0.95, 1.05)]
+    pytester.runpytest(*models, "--ww-baseline=b.ww.json", "--ww-update-baseline")
+    before = payload_of(pytester.path / "b.ww.json")
+    scaled(pytester, 1.001, "model.safetensors")
+    pytester.makefile(".yaml", ww="version: 1\nregression: {ratchet: true}\n")
+    pytester.runpytest(*RECORD)
+    after = payload_of(pytester.path / "b.ww.json")
+    assert after["checkpoints"] == [*before["checkpoints"], "model.safetensors"]
+    for name, entry in after["matrices"].items():
+        assert entry["hash"] != before["matrices"][name]["hash"]
+        assert entry["spread"] == before["matrices"][name]["spread"]
+    pytester.makefile(".yaml", ww="version: 1\n")
+    whole = pytester.runpytest(*RECORD)
+    whole.stdout.fnmatch_lines(["*the spread of 4 matrices, learned from several checkpoints, is gone*"])
+    assert payload_of(pytester.path / "b.ww.json")["checkpoints"] == ["model.safetensors"]
+
+
+def test_one_name_in_two_folders(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    make_model("one/model.safetensors")
+    make_model("two/model.safetensors", head=noise())
+    models = ("--ww-model=one/model.safetensors", "--ww-model=two/model.safetensors", "--ww-update-baseline")
+    refused = pytester.runpytest(*models, "--ww-baseline={stem}.ww.json")
+    assert refused.ret == pytest.ExitCode.USAGE_ERROR
+    refused.stderr.fnmatch_lines(["*would both be recorded to *model.ww.json; {folder} in the baseline's path stands*"])
+    assert pytester.runpytest(*models, "--ww-baseline={folder}.ww.json").ret == pytest.ExitCode.OK
+    assert {path.name for path in pytester.path.glob("*.ww.json")} == {"one.ww.json", "two.ww.json"}
+
+
+@pytest.mark.parametrize(
+    ("text", "note"),
+    [
+        ("regression: {norm: {sigmas: 3}}", "line 2 of ww.yaml: regression: norm gives no limit, and the profile"),
+        (
+            "overrides: [{match: head, regression: {norm: {severity: warn}}}]",
+            "line 2 of ww.yaml: regression: norm gives",
+        ),
+        (
+            "regression: {norm: {max_increase: 1}}\noverrides: [{match: head, regression: {norm: {sigmas: 3}}}]",
+            "",
+        ),
+        ("regression: {profile: finetune, norm: {sigmas: 3}}", ""),
+        ("model: {regression: {weights: {severity: fail}}}", ""),
+    ],
+)
+def test_a_rule_without_a_limit_in_this_profile_is_named(
+    pytester: pytest.Pytester, recorded: Path, text: str, note: str
+) -> None:
+    pytester.makefile(".yaml", ww=f"version: 1\n{text}\n")
+    output = str(pytester.runpytest(*COMPARE).stdout)
+    assert output.count("gives no limit") == bool(note)
+    assert note in output
 
 
 def scaled(pytester: pytest.Pytester, factor: float, name: str) -> str:
