@@ -68,7 +68,7 @@ _DESCRIPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         },
         "ModelEntry": {
             "path": "Checkpoint, folder with shards, or shell pattern, relative to this file.",
-            "baseline": "Recorded baseline (.json) or accepted checkpoint; {stem}: name of the file, {folder}: of its folder.",
+            "baseline": "Recorded baseline (.json) or accepted checkpoint; {stem}: its file, {folder}: its folder.",
         },
         "AnalysisSection": {
             "fit": "Law of the tail: PL, the power law.",
