@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pytest_weightwatcher.checks import TENSORS
 from pytest_weightwatcher.errors import BaselineError
 from pytest_weightwatcher.files import FileChangedError, FileInUseError, replace_unchanged
 from pytest_weightwatcher.records import TRAP_LEVEL, LayerRecord, Tail, TrapRecord, complete_metrics, stored_metrics
+from pytest_weightwatcher.tensors import TensorRecord, read_tensor, tensor_payload
 from spectral.fits import FitFailureReason
 from spectral.loaders.naming import natural_order, unique_keys
 from spectral.paired import sketch_counts
@@ -81,6 +83,8 @@ class Baseline:
         Names of the accepted checkpoints, the recorded one first.
     entries : mapping of str to BaselineEntry
         Layer name -> entry.
+    tensors : mapping of str to TensorRecord, or None
+        Tensor name -> what is known of one without a spectrum; None where these were not recorded.
     digest : str or None
         SHA-256 of the file as it was read; None where it was not read from one.
     """
@@ -91,6 +95,7 @@ class Baseline:
     environment: Mapping[str, str] = field(default_factory=dict)
     checkpoints: tuple[str, ...] = ()
     entries: Mapping[str, BaselineEntry] = field(repr=False)
+    tensors: Mapping[str, TensorRecord] | None = field(default=None, repr=False)
     digest: str | None = field(default=None, repr=False)
 
 
@@ -205,6 +210,7 @@ def read_baseline(path: Path) -> Baseline:
         environment=payload["environment"],
         checkpoints=tuple(payload["checkpoints"]),
         entries=entries,
+        tensors=_read_tensors(path, payload.get(TENSORS)),
         digest=hashlib.sha256(text).hexdigest(),
     )
 
@@ -242,6 +248,10 @@ def write_baseline(path: Path, baseline: Baseline, tool: Mapping[str, str]) -> b
             name: sealed(entry_payload(baseline.entries[name])) for name in sorted(baseline.entries, key=natural_order)
         },
     }
+    if baseline.tensors is not None:
+        payload[TENSORS] = {
+            name: tensor_payload(baseline.tensors[name]) for name in sorted(baseline.tensors, key=natural_order)
+        }
     payload[SEAL] = _seal_of_file(payload)
     try:
         return replace_unchanged(path, _as_text(payload), expected=baseline.digest)
@@ -424,9 +434,24 @@ def _read_moved(moved: Any, refuse: Callable[[str], BaselineError]) -> dict[str,
     return {name: float(value) for name, value in moved.items()}
 
 
+def _read_tensors(path: Path, payload: Any) -> Mapping[str, TensorRecord] | None:
+    def refuse(problem: str) -> BaselineError:
+        return BaselineError(f"{path}: {problem}")
+
+    if payload is None:
+        return None
+    if not isinstance(payload, dict) or not _is_text(payload):
+        raise refuse(f"{TENSORS} must be names and records")
+    return {name: read_tensor(name, record, refuse) for name, record in payload.items()}
+
+
 def _as_text(payload: Mapping[str, Any]) -> str:
-    """Return the file: a line for each fact of the whole, three for each matrix."""
-    lines = [f"  {json.dumps(key)}: {json.dumps(value)}," for key, value in payload.items() if key != "matrices"]
+    """Return the file: a line for each fact of the whole and each tensor, three for each matrix."""
+    facts_of_file = {key: value for key, value in payload.items() if key not in ("matrices", TENSORS)}
+    lines = [f"  {json.dumps(key)}: {json.dumps(value)}," for key, value in facts_of_file.items()]
+    tensors = [f"    {json.dumps(name)}: {_compact(record)}" for name, record in payload.get(TENSORS, {}).items()]
+    if TENSORS in payload:
+        lines += [f"  {json.dumps(TENSORS)}: {{", ",\n".join(tensors), "  },"]
     matrices = []
     for name, entry in payload["matrices"].items():
         facts = dict(entry)

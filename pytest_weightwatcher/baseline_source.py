@@ -46,6 +46,8 @@ class BaselineSource:
         The file, where it is one.
     tasks : dict of str to MatrixTask
         How to analyse its layers, where it is a checkpoint.
+    description : Description or None
+        The checkpoint, where it is one.
     """
 
     path: Path
@@ -53,6 +55,7 @@ class BaselineSource:
     n_newly_excluded: int
     recorded: Baseline | None = field(repr=False)
     tasks: dict[str, MatrixTask] = field(repr=False)
+    description: Description | None = field(default=None, repr=False)
 
 
 def open_baseline(
@@ -92,7 +95,9 @@ def open_checkpoint(model: object, location: Path, description: Description) -> 
         raise BaselineError(f"{location}: the baseline holds no matrices")
     tasks = {task.spec.name: task for task in other.tasks()}
     shapes = {name: task.spec.shape for name, task in tasks.items()}
-    return BaselineSource(path=location, shapes=shapes, n_newly_excluded=0, recorded=None, tasks=tasks)
+    return BaselineSource(
+        path=location, shapes=shapes, n_newly_excluded=0, recorded=None, tasks=tasks, description=other
+    )
 
 
 def open_recorded(recorded: Baseline, location: Path, description: Description) -> BaselineSource:

@@ -28,6 +28,8 @@ WEIGHTS = "weights"
 DRIFT = "drift"
 OVERLAP = "overlap"
 INTRUDERS = "intruders"
+TENSORS = "tensors"
+"""Of a model as a whole: what no spectrum covers."""
 
 ALPHA_REGRESSION = REGRESSION + ALPHA
 SPECTRUM_REGRESSION = REGRESSION + SPECTRUM

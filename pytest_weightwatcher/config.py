@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from pytest_weightwatcher.checks import PAIRED_QUANTITIES
+from pytest_weightwatcher.checks import PAIRED_QUANTITIES, TENSORS
 from pytest_weightwatcher.errors import ConfigError
 from pytest_weightwatcher.extensions import NO_EXTENSIONS, Extensions
 from pytest_weightwatcher.limits import REGRESSION_NAMES, check_names
@@ -209,10 +209,11 @@ class RegressionTable(_Section):
     noise: Annotated[SeverityRegression | None, BeforeValidator(_off)] = None
     overlap: Annotated[MetricRegression | None, BeforeValidator(_off)] = None
     intruders: Annotated[CountRegression | None, BeforeValidator(_off)] = None
+    tensors: Annotated[WeightsRegression | None, BeforeValidator(_off)] = None
 
     def limits(self) -> dict[str, dict[str, Any] | None]:
         """Return quantity -> what is changed of its rule, or None where it is switched off; only what was given."""
-        values = {name: getattr(self, name) for name in PAIRED_QUANTITIES if name in self.model_fields_set}
+        values = {name: getattr(self, name) for name in (*PAIRED_QUANTITIES, TENSORS) if name in self.model_fields_set}
         values.update(self.__pydantic_extra__ or {})
         return {name: None if limit is None else limit.changes() for name, limit in values.items()}
 
@@ -358,6 +359,7 @@ _REGRESSION_SECTIONS: Mapping[str, type[BaseModel]] = MappingProxyType(
     {
         "spectrum": SpectrumRegression,
         "weights": WeightsRegression,
+        "tensors": WeightsRegression,
         "correlation_traps": CountRegression,
         "noise": SeverityRegression,
         "intruders": CountRegression,

@@ -17,6 +17,7 @@ from pytest_weightwatcher.checks import (
     NOISE,
     OVERLAP,
     REGRESSION,
+    TENSORS,
     WAIVERS,
     WEIGHTS,
     RegressionRule,
@@ -49,6 +50,7 @@ from pytest_weightwatcher.verdict import (
     judge_noise,
     judge_other_tensors,
     judge_regression,
+    judge_tensors,
     judge_traps,
 )
 from pytest_weightwatcher.wording import is_carried_by_few, name_elements, name_weight
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
     from pytest_weightwatcher.comparison import Change
     from pytest_weightwatcher.planning import CheckedModel
     from pytest_weightwatcher.records import LayerRecord
+    from pytest_weightwatcher.tensors import TensorComparison, TensorRecord
     from spectral.analysis import Analysis, LayerAnalysis
     from spectral.subspaces import SubspaceComparison
     from spectral.trap_details import Trap
@@ -134,6 +137,7 @@ class Gate:
         self._comparisons: dict[tuple[int, str], LayerComparison] = {}
         self._traps: dict[tuple[int, str], tuple[Trap, ...]] = {}
         self._confirmed: dict[tuple[int, str, bool], tuple[bool, str]] = {}
+        self._tensor_comparisons: dict[int, TensorComparison | None] = {}
         self._today = current_date()
 
     def submit(self, check: Check) -> None:
@@ -187,17 +191,26 @@ class Gate:
             )
         if check.name == WAIVERS:
             return judge_waivers(model.config.waivers, self._today)
-        if check.name == BASELINE_LAYERS:
-            assert model.baseline is not None, "the check exists for models with a baseline"
-            return judge_layer_set(self._measurements.sets(model), n_newly_excluded=model.baseline.n_newly_excluded)
-        if isinstance(check.rule, RegressionRule):
-            return judge_model_regression(self._pooled(model).get(check.rule.quantity), check.rule)
+        if check.name == BASELINE_LAYERS or isinstance(check.rule, RegressionRule):
+            return self._judge_model_beside_baseline(model, check.rule)
         assert check.rule is not None, "every other check of a model has a rule"
         if check.name == COVERAGE:
             return judge_coverage(description, check.rule)
         min_evals = description.options.min_evals
         records = self._measurements.records(model)
         return judge_mean(summarise(record.metrics for record in records if record.n_evals >= min_evals), check.rule)
+
+    def _judge_model_beside_baseline(self, model: CheckedModel, rule: Rule | RegressionRule | None) -> Judgement:
+        assert model.baseline is not None, "the check exists for models with a baseline"
+        if not isinstance(rule, RegressionRule):
+            n_excluded = model.baseline.n_newly_excluded
+            sets, tensors = self._measurements.sets(model), self._tensors(model)
+            return judge_layer_set(sets, n_newly_excluded=n_excluded, tensors=tensors)
+        if rule.quantity == TENSORS:
+            judgement = judge_tensors(self._tensors(model), rule)
+        else:
+            judgement = judge_model_regression(self._pooled(model).get(rule.quantity), rule)
+        return replace(judgement, told=model.profile.meanings.get(rule.quantity))
 
     def _judge_layer(self, check: Check, spec: MatrixSpec) -> Judgement:
         record = self._measurements.record(check.model, spec)
@@ -329,6 +342,15 @@ class Gate:
         if isinstance(subspaces, str):
             return LayerComparison(blocked=subspaces)
         return compare_records(record, entry, trap_level=level, news=model.profile.trap_news, subspaces=subspaces)
+
+    def tensors(self, model: CheckedModel) -> dict[str, TensorRecord]:
+        """Return what is known of the tensors of a model that no matrix covers."""
+        return self._measurements.tensors(model)
+
+    def _tensors(self, model: CheckedModel) -> TensorComparison | None:
+        if id(model) not in self._tensor_comparisons:
+            self._tensor_comparisons[id(model)] = self._measurements.tensor_comparison(model)
+        return self._tensor_comparisons[id(model)]
 
     def _pooled(self, model: CheckedModel) -> dict[str, Change]:
         pairs = []

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -33,6 +33,25 @@ SAME_SPECTRUM = 0.03
 
 CLEARLY = 3.0
 """where every other layer of the shape is displaced by more than so many times as much."""
+
+
+class Matchable(Protocol):
+    """What a match looks at; a norm is asked for only where there are contents."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def content_hash(self) -> str: ...
+    @property
+    def n_evals(self) -> int: ...
+    @property
+    def projections(self) -> tuple[float, ...]: ...
+    @property
+    def norm(self) -> float | None: ...
+    @property
+    def is_without_spectrum(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,15 +126,19 @@ def layer_sets(
     )
 
 
-def match_renamed(new: Sequence[LayerRecord], old: Mapping[str, LayerRecord]) -> dict[str, str]:
+def match_renamed(
+    new: Sequence[Matchable], old: Mapping[str, Matchable], *, with_spectra: bool = True
+) -> dict[str, str]:
     """Find for layers of a model those of its baseline that they are under another name.
 
     Parameters
     ----------
-    new : sequence of LayerRecord
+    new : sequence of LayerRecord or TensorRecord
         Layers of the model without a partner of their name, in the order of the model.
-    old : mapping of str to LayerRecord
+    old : mapping of str to LayerRecord or TensorRecord
         Those of the baseline, by their names there.
+    with_spectra : bool
+        They are layers, which have spectra.
 
     Returns
     -------
@@ -152,11 +175,12 @@ def match_renamed(new: Sequence[LayerRecord], old: Mapping[str, LayerRecord]) ->
     take(_by_content(left_new, left_old))
     take(_by_distance(left_new, left_old, _weight_changes, SAME_WEIGHTS))
     take_by_name(by_changes, common_changes(pairs))
-    take(_by_distance(left_new, left_old, _displacements, SAME_SPECTRUM, clearly=CLEARLY))
+    if with_spectra:
+        take(_by_distance(left_new, left_old, _displacements, SAME_SPECTRUM, clearly=CLEARLY))
     return {record.name: pairs[record.name] for record in new if record.name in pairs}
 
 
-def _by_content(new: Mapping[str, LayerRecord], old: Mapping[str, LayerRecord]) -> list[tuple[str, str]]:
+def _by_content(new: Mapping[str, Matchable], old: Mapping[str, Matchable]) -> list[tuple[str, str]]:
     partners: defaultdict[str, list[str]] = defaultdict(list)
     for name, record in old.items():
         partners[record.content_hash].append(name)
@@ -166,8 +190,8 @@ def _by_content(new: Mapping[str, LayerRecord], old: Mapping[str, LayerRecord]) 
 
 
 def _by_distance(
-    new: Mapping[str, LayerRecord],
-    old: Mapping[str, LayerRecord],
+    new: Mapping[str, Matchable],
+    old: Mapping[str, Matchable],
     distances: _Distances,
     largest: float,
     *,
@@ -197,7 +221,7 @@ def _by_distance(
     return found
 
 
-def _weight_changes(new: Sequence[LayerRecord], old: Sequence[LayerRecord]) -> NDArray[np.float64]:
+def _weight_changes(new: Sequence[Matchable], old: Sequence[Matchable]) -> NDArray[np.float64]:
     if not all(record.projections for record in (*new, *old)):
         return np.full((len(new), len(old)), np.inf)
     ours, theirs = (np.array([record.projections for record in side]) for side in (new, old))
@@ -217,5 +241,6 @@ def _displacements(new: Sequence[LayerRecord], old: Sequence[LayerRecord]) -> ND
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
-    _Distances = Callable[[Sequence[LayerRecord], Sequence[LayerRecord]], NDArray[np.float64]]
+    _Distances = Callable[[Sequence[Any], Sequence[Any]], NDArray[np.float64]]

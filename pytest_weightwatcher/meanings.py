@@ -18,6 +18,7 @@ from pytest_weightwatcher.checks import (
     OVERLAP,
     REGRESSION,
     SPECTRUM,
+    TENSORS,
     WAIVERS,
     WEIGHTS,
 )
@@ -123,6 +124,12 @@ _MEANINGS: Mapping[str, Meaning] = MappingProxyType(
             "those of another layer.",
             action=_COMPARE_STEP,
         ),
+        REGRESSION + TENSORS: Meaning(
+            below="",
+            above="Biases, norms or kernels that have no spectrum are not those of the baseline: lost in a conversion, "
+            "set to a constant, or trained on.",
+            action=_COMPARE_STEP,
+        ),
         REGRESSION + DRIFT: Meaning(
             below="",
             above="The layer turned far from the baseline and its spectrum became flatter: it memorises rather than "
@@ -165,6 +172,7 @@ _MEANINGS: Mapping[str, Meaning] = MappingProxyType(
     }
 )
 
+
 _OR_FINETUNE = f"{_COMPARE_STEP} Where the weights were meant to be trained on, choose the profile finetune."
 
 OF_COMPRESSION: Mapping[str, Meaning] = MappingProxyType(
@@ -179,6 +187,12 @@ OF_COMPRESSION: Mapping[str, Meaning] = MappingProxyType(
             below="",
             above="The weights are not those of the baseline within rounding: another layer, weights drawn anew, "
             "pruned or quantised too coarsely, or trained on.",
+            action=_OR_FINETUNE,
+        ),
+        TENSORS: Meaning(
+            below="",
+            above="Biases, norms or kernels that have no spectrum are not those of the baseline: lost in a conversion, "
+            "set to a constant, or trained on.",
             action=_OR_FINETUNE,
         ),
     }

@@ -12,6 +12,7 @@ from pytest_weightwatcher.baseline import BaselineEntry, reuse
 from pytest_weightwatcher.matching import LayerSets, layer_sets, match_renamed, unpaired_layers
 from pytest_weightwatcher.rates import alarm_level, is_testable
 from pytest_weightwatcher.records import LayerRecord, record_of
+from pytest_weightwatcher.tensors import TensorComparison, TensorRecord, compare_tensors, records_of_tensors
 from spectral.analysis import Analysis, LayerAnalysis, MatrixTask, analyze_matrix
 from spectral.execution import n_default_workers, single_threaded_blas
 from spectral.fits import FitFailure
@@ -107,6 +108,23 @@ class Measurements:
             )
             self._sets[id(model)] = layer_sets(shapes, model.baseline.shapes, renamed)
         return self._sets[id(model)]
+
+    def tensors(self, model: CheckedModel) -> dict[str, TensorRecord]:
+        """Return what is known of the tensors that no matrix covers."""
+        return self._once((id(model), "tensors"), records_of_tensors, model.description).result()
+
+    def tensor_comparison(self, model: CheckedModel) -> TensorComparison | None:
+        """Return how the tensors that no matrix covers moved; None where the baseline says nothing of them."""
+        baseline = model.baseline
+        assert baseline is not None, "only models with a baseline are compared"
+        before = None if baseline.recorded is None else baseline.recorded.tensors
+        if baseline.description is not None:
+            before = self._once((id(baseline), "tensors"), records_of_tensors, baseline.description).result()
+        if before is None:
+            return None
+        now = self.tensors(model)
+        present = frozenset(info.name for info in model.description.source.tensors() if info.name not in now)
+        return compare_tensors(now, before, present=present)
 
     def partner(self, model: CheckedModel, spec: MatrixSpec) -> str | None:
         """Return the name that a layer has in the baseline, or None where it is new."""

@@ -17,6 +17,7 @@ from pytest_weightwatcher.checks import (
     INTRUDERS,
     NOISE,
     SPECTRUM,
+    TENSORS,
     WEIGHTS,
     RegressionRule,
 )
@@ -71,7 +72,7 @@ class Profile:
     meanings: Mapping[str, Meaning] = field(default_factory=dict)
 
 
-MODEL_QUANTITIES = (SPECTRUM, WEIGHTS, "effective_rank", "stable_rank", "norm", "spectral_norm")
+MODEL_QUANTITIES = (SPECTRUM, WEIGHTS, TENSORS, "effective_rank", "stable_rank", "norm", "spectral_norm")
 """What can be compared of a model as a whole; metrics as the mean of the logarithm of new over old."""
 
 
@@ -100,7 +101,10 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 _TRAPS,
                 _NOISE,
             ),
-            model_rules=_table(RegressionRule(quantity=WEIGHTS, increase=0.1, severity="warn")),
+            model_rules=_table(
+                RegressionRule(quantity=WEIGHTS, increase=0.1, severity="warn"),
+                RegressionRule(quantity=TENSORS, increase=0.2, warn_at=0.5),
+            ),
         ),
         "finetune": Profile(
             name="finetune",

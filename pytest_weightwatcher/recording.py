@@ -26,6 +26,7 @@ from pytest_weightwatcher.errors import BaselineError
 from pytest_weightwatcher.gate import layer_checks
 from pytest_weightwatcher.records import rounded
 from pytest_weightwatcher.report.result import tool_payload
+from pytest_weightwatcher.tensors import read_tensor
 from pytest_weightwatcher.verdict import Verdict, judge_metric
 from spectral import __version__
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from pytest_weightwatcher.planning import CheckedModel, Recording
     from pytest_weightwatcher.records import LayerRecord
     from pytest_weightwatcher.report.result import ResultBuilder
+    from pytest_weightwatcher.tensors import TensorRecord
     from pytest_weightwatcher.verdict import Judgement
     from spectral.weights import MatrixSpec
 
@@ -149,6 +151,7 @@ def record_models(models: Sequence[CheckedModel], results: ResultBuilder, *, is_
         for name, entry in reference.items()
     }
     baseline = recorded_baseline(recording, models, entries, is_filtered=is_filtered)
+    baseline = replace(baseline, tensors=_tensors(recording, models[0], results.recorded_tensors_of(models[0])))
     is_new = write_baseline(recording.path, baseline, tool_payload())
     text = f"{len(entries)} of {len(baseline.entries)} matrices recorded"
     if len(models) > 1:
@@ -218,6 +221,22 @@ def recorded_baseline(
         entries={**kept, **entries},
         digest=None if recording.before is None else recording.before.digest,
     )
+
+
+def _tensors(
+    recording: Recording, model: CheckedModel, reported: Mapping[str, Any] | None
+) -> Mapping[str, TensorRecord] | None:
+    """Return the tensors without a spectrum to record; a ratchet never moves those that it has."""
+
+    def refuse(problem: str) -> BaselineError:
+        return BaselineError(f"{recording.path}: not recorded: {problem}")
+
+    before = None if recording.before is None else recording.before.tensors
+    if reported is None:
+        return before
+    now = {name: read_tensor(f"{name} of {model.name}", payload, refuse) for name, payload in reported.items()}
+    now = {name: replace(record, name=name) for name, record in now.items()}
+    return now if recording.mode == "all" else {**now, **(before or {})}
 
 
 def _checkpoints(recording: Recording, models: Sequence[CheckedModel], *, is_partial: bool) -> tuple[str, ...]:

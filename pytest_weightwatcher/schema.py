@@ -32,6 +32,7 @@ FILE_NAME = "ww.schema.json"
 _SECTIONS = {
     "spectrum": "SpectrumRegression",
     "weights": "WeightsRegression",
+    "tensors": "WeightsRegression",
     "correlation_traps": "CountRegression",
     "intruders": "CountRegression",
     "noise": "SeverityRegression",
@@ -147,6 +148,7 @@ _QUANTITIES = {
     "alpha": "alpha over as many of the largest eigenvalues as the baseline's tail has",
     "spectrum": "displacement of the singular values",
     "weights": "change of the weights themselves",
+    "tensors": "largest change of a tensor without a spectrum (biases, norms, kernels of vectors)",
     DRIFT: "turning away from the baseline while the spectrum spreads",
     "correlation_traps": "weights that stick out of their layer, not known to the baseline",
     "noise": "whether the layer can still be told from random numbers",
@@ -200,7 +202,7 @@ def make_schema() -> Schema:
     override["checks"] |= _check_table(CHECK_NAMES, with_built_in=CHECK_NAMES)
     override["regression"] |= _quantity_table(REGRESSION_NAMES, with_built_in=REGRESSION_NAMES)
     model["checks"] |= _check_table(MODEL_METRICS, with_built_in=())
-    model["regression"] |= _quantity_table(MODEL_QUANTITIES, with_built_in=("weights",))
+    model["regression"] |= _quantity_table(MODEL_QUANTITIES, with_built_in=("weights", "tensors"))
     for table in (override["regression"], model["regression"]):
         table.pop("$ref", None)
     # What no profile has, the file must give.

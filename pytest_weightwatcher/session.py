@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_weightwatcher.checks import INTEGRITY
 from pytest_weightwatcher.errors import BaselineError, GateError
 from pytest_weightwatcher.files import write_atomically
 from pytest_weightwatcher.nodeids import printable
@@ -161,6 +162,12 @@ class GateSession:
         check = item.check
         payload = self.results.check_payload(check, item.judgement, item.stable_id)
         payload["config"] = str(item.config_path)
+        if check.spec is None and check.name == INTEGRITY and check.model.recording is not None:
+            from pytest_weightwatcher.tensors import tensor_payload
+
+            payload["tensors"] = {
+                name: tensor_payload(record) for name, record in self._gate.tensors(check.model).items()
+            }
         if check.spec is not None and str(item.judgement.verdict) != "error":
             key = (str(check.model.path), check.spec.name)
             if key not in self._sent_layers:

@@ -21,10 +21,12 @@ from pytest_weightwatcher.checks import (
     Rule,
     Severity,
 )
+from pytest_weightwatcher.comparison import Change
 from pytest_weightwatcher.meanings import UNDECIDED, UNREADABLE, Meaning, meaning_of
 from pytest_weightwatcher.wording import (
     describe_change,
     format_bounds,
+    format_share,
     name_some,
     name_unanalysed,
     resolution_of_change,
@@ -37,9 +39,10 @@ from spectral.spectrum import NOT_FINITE
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pytest_weightwatcher.comparison import Change, LayerComparison
+    from pytest_weightwatcher.comparison import LayerComparison
     from pytest_weightwatcher.matching import LayerSets
     from pytest_weightwatcher.records import LayerRecord
+    from pytest_weightwatcher.tensors import TensorComparison
     from spectral.description import Description
     from spectral.integrity import NonFiniteTensor
 
@@ -271,8 +274,17 @@ def judge_mean(summary: Mapping[str, float], rule: Rule) -> Judgement:
     return replace(judgement, check=check, detail=detail, resolution="a single layer hardly moves a mean over many")
 
 
-def judge_layer_set(sets: LayerSets, *, n_newly_excluded: int = 0) -> Judgement:
-    """Fail a model that lacks layers of its baseline or shares none; new or newly excluded layers only warn."""
+def judge_layer_set(
+    sets: LayerSets, *, n_newly_excluded: int = 0, tensors: TensorComparison | None = None
+) -> Judgement:
+    """Fail a model that lacks layers of its baseline or shares none; new or newly excluded layers only warn.
+
+    Of the tensors that are no layers, one of two or more dimensions must not be missing either, and none may have
+    another shape; vectors that are missing warn, since buffers come and go with the versions of a framework.
+    """
+    missing = () if tensors is None else tensors.missing
+    reshaped = () if tensors is None else tensors.reshaped
+    is_lacking = tensors is not None and any(n_dimensions > 1 for n_dimensions in tensors.n_dimensions.values())
     parts = [
         f"{len(names)} {what}: {name_some(names)}"
         for what, names in (
@@ -285,11 +297,16 @@ def judge_layer_set(sets: LayerSets, *, n_newly_excluded: int = 0) -> Judgement:
     ]
     if n_newly_excluded:
         parts.append(f"{n_newly_excluded} excluded by this run, but not by the recording")
+    parts += [
+        f"{len(names)} {'tensor' if len(names) == 1 else 'tensors'} without a spectrum {what}: {name_some(names)}"
+        for what, names in (("missing", missing), ("reshaped", reshaped))
+        if names
+    ]
     if not sets.n_shared:
         parts.append("no layer is compared")
-    if sets.removed or sets.reshaped or not sets.n_shared:
+    if sets.removed or sets.reshaped or reshaped or is_lacking or not sets.n_shared:
         verdict = Verdict.FAIL
-    elif sets.added or n_newly_excluded:
+    elif sets.added or n_newly_excluded or missing:
         verdict = Verdict.WARN
     else:
         verdict = Verdict.PASS
@@ -301,6 +318,37 @@ def judge_layer_set(sets: LayerSets, *, n_newly_excluded: int = 0) -> Judgement:
         detail=detail,
         resolution="names and shapes are compared; layers under another name are found by shape, spectrum and weights",
     )
+
+
+def judge_tensors(comparison: TensorComparison | None, rule: RegressionRule) -> Judgement:
+    """Judge how far the tensors without a spectrum moved, by the one that moved furthest; NaN never passes."""
+    check = MODEL + rule.check
+    if comparison is None or not comparison.changes:
+        reason = "it was recorded without them" if comparison is None else "there are none"
+        detail = f"tensors without a spectrum are not compared with the baseline: {reason}"
+        return Judgement(check=check, verdict=Verdict.SKIPPED, detail=detail)
+    # A change that is no number is the worst.
+    ranked = sorted(
+        comparison.changes.items(), key=lambda item: (-math.inf if math.isnan(item[1]) else -item[1], item[0])
+    )
+    judgement = judge_change(rule, Change(value=ranked[0][1], reference=0.0))
+    limit = (rule.increase or math.inf) * (rule.warn_at or 1.0)
+    moved = tuple(f"{name} by {format_share(change)}" for name, change in ranked if not change <= limit)
+    detail = f"{len(comparison.changes)} tensors without a spectrum: "
+    detail += (
+        f"moved from the baseline: {name_some(moved)}" if moved else f"none moved by more than {format_share(limit)}"
+    )
+    return replace(
+        judgement,
+        check=check,
+        detail=detail,
+        resolution=f"changes up to {format_share(limit)} stay unseen; estimated from projections to within 50% (95%)",
+    )
+
+
+def _as_worst(change: float) -> float:
+    """Return a change for ranking: one that is no number is the worst."""
+    return math.inf if math.isnan(change) else change
 
 
 def judge_regression(record: LayerRecord, comparison: LayerComparison, rule: RegressionRule) -> Judgement:

@@ -28,7 +28,7 @@ RELATIVE_ERROR = 1.0 / math.sqrt(2.0 * N_PROJECTIONS)
 _LEFT, _RIGHT = 1, 2
 
 
-def project(slices: NDArray[Any], scale: float = 1.0) -> NDArray[np.float64]:
+def project(slices: NDArray[Any], scale: float = 1.0, *, n_forms: int = N_PROJECTIONS) -> NDArray[np.float64]:
     """Return random bilinear forms of a layer, its slices side by side.
 
     Parameters
@@ -37,15 +37,17 @@ def project(slices: NDArray[Any], scale: float = 1.0) -> NDArray[np.float64]:
         Finite; not written to.
     scale : float
         Factor on every value (``w_norm``).
+    n_forms : int
+        How many.
 
     Returns
     -------
-    ndarray of float64, shape (N_PROJECTIONS,)
+    ndarray of float64, shape (n_forms,)
         The signs depend on the size of the matrix alone, so layers of one shape can be compared whatever their names.
     """
     n_slices, n_rows, n_columns = slices.shape
-    left, right = _signs(n_rows, _LEFT), _signs(n_slices * n_columns, _RIGHT)
-    totals = np.zeros(N_PROJECTIONS)
+    left, right = _signs(n_rows, _LEFT, n_forms), _signs(n_slices * n_columns, _RIGHT, n_forms)
+    totals = np.zeros(n_forms)
     height = max(1, BLOCK_VALUES // n_columns)
     for index, block in enumerate(slices):
         signs = right[:, index * n_columns : (index + 1) * n_columns]
@@ -83,9 +85,9 @@ def relative_change(
     return float(math.sqrt(np.mean((projections - reference) ** 2) / reference_norm))
 
 
-def _signs(length: int, side: int) -> NDArray[np.float64]:
+def _signs(length: int, side: int, n_forms: int) -> NDArray[np.float64]:
     """Return rows of random signs; raw bits of the generator, whose stream numpy promises never to change."""
     generator = np.random.PCG64(np.random.SeedSequence([0x7072_6F6A, side, length]))
-    words = generator.random_raw(N_PROJECTIONS * math.ceil(length / 64))
-    bits = np.unpackbits(words.astype("<u8").view(np.uint8)).reshape(N_PROJECTIONS, -1)[:, :length]
+    words = generator.random_raw(n_forms * math.ceil(length / 64))
+    bits = np.unpackbits(words.astype("<u8").view(np.uint8)).reshape(n_forms, -1)[:, :length]
     return bits.astype(np.float64) * 2.0 - 1.0

@@ -91,6 +91,15 @@ class ResultBuilder:
             if path == str(model.path) and record["recorded"] is not None
         }
 
+    def recorded_tensors_of(self, model: CheckedModel) -> dict[str, Any] | None:
+        """Return what was reported for the baseline of the tensors that are no layers; None where it was not."""
+        found = [
+            payload["tensors"]
+            for payload in self._checks.values()
+            if payload["model"] == str(model.path) and "tensors" in payload
+        ]
+        return found[0] if found else None
+
     def failed_metrics(self, model: CheckedModel) -> list[str]:
         """Return the metrics of plugins that could not be computed, with layer and reason."""
         return [
