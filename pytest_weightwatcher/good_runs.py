@@ -151,7 +151,8 @@ def find_odd_checkpoint(checkpoints: Sequence[Checkpoint], base: Checkpoint) -> 
         back = _worst_changes(checkpoints[other], checkpoints[one])
         for quantity, known in distances.items():
             known[frozenset((one, other))] = max(there[quantity].value, back[quantity].value)
-    return find_odd_one(len(checkpoints), distances, reference=list(checkpoints).index(base))
+    reference = next(place for place, checkpoint in enumerate(checkpoints) if checkpoint is base)
+    return find_odd_one(len(checkpoints), distances, reference=reference)
 
 
 def _compare(run: Checkpoint, base: Checkpoint, false_alarm_rate: float, news: TrapNews) -> Pair:

@@ -32,7 +32,6 @@ Standing = Literal["limit", "built-in", "warn", "off", "none"]
 _OWN_KEYS = {SPECTRUM: "max_displacement", WEIGHTS: "max_change"}
 _OF_ALPHA = {ALPHA_MIN: "min", ALPHA_MAX: "max"}
 
-_BY_RUNS = "a good one exceeds the built-in limit"
 _AS_BAD = {
     WEIGHTS: f"unrelated weights {UNRELATED:.2f}",
     SPECTRUM: f"no spectrum of equal norm beyond {UNRELATED:.2f}",
@@ -128,15 +127,14 @@ def _quantity_of(check: str) -> str:
 
 def _entry_of(each: Calibrated, profile: str) -> Entry:
     limit, quantity = each.proposal.limit, each.quantity
-    is_built_in = quantity in PROFILES[profile].layer_rules
     if each.proposal.is_blind:
         seen = number(round_up(in_unit(quantity, each.seen)))
         comment = f"good ones lie up to {seen} apart, {_AS_BAD.get(quantity, 'damaged ones no more')}: it tells nothing"
-        return Entry(standing="off", comment=comment) if is_built_in else Entry(standing="none")
+        return Entry(standing="off", comment=comment)
     keys = "" if limit is None else _keys(quantity, limit)
     if keys:
         return Entry(standing="limit", keys=keys)
-    return Entry(standing="built-in" if is_built_in else "none")
+    return Entry(standing="built-in" if quantity in PROFILES[profile].layer_rules else "none")
 
 
 def _relaxed(name: str, found: Sequence[Calibrated]) -> Entry:
@@ -144,8 +142,10 @@ def _relaxed(name: str, found: Sequence[Calibrated]) -> Entry:
     for each in found:
         if each.quantity == name:
             seen = number(round_up(in_unit(name, each.seen)))
-            return Entry(standing="warn", comment=f"{_BY_RUNS} (up to {seen}); too few for one with a rate")
-    return Entry(standing="warn", comment=_BY_RUNS)
+            return Entry(
+                standing="warn", comment=f"a good one exceeds the built-in limit (up to {seen}); too few for another"
+            )
+    return Entry(standing="warn", comment="a good one fails it as it is built in; it has no limit with a rate")
 
 
 def _keys(quantity: str, limit: float) -> str:
@@ -186,8 +186,8 @@ def _lines(entries: Mapping[str, Entry], profile: str, exclude: Sequence[str]) -
         for name, entry in entries.items()
         if name not in (*_OF_ALPHA, COVERAGE) and entry.standing in ("limit", "warn", "off")
     ]
-    if WEIGHTS in entries and entries[WEIGHTS].standing == "off":
-        lines += ["model:", "  regression: {weights: false}"]
+    pooled = [name for name in PROFILES[profile].model_rules if name in entries and entries[name].standing == "off"]
+    lines += ["model:", f"  regression: {{{', '.join(f'{name}: false' for name in pooled)}}}"] if pooled else []
     return lines
 
 

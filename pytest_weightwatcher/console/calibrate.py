@@ -224,8 +224,8 @@ def _claim(rate: float, n_runs: int, proposed: ProposedLimits) -> str:
     if n_with_rate == 0:
         return f"{runs}, too few for a rate of false alarms: none of {N_LIMITS} limits has one"
     rest = N_LIMITS - n_with_rate
-    without = f", {rest} of {N_LIMITS} have no rate" if rest else ""
-    return f"{runs}, expected false alarms {rate:.3g} of runs by {counted(n_with_rate, 'limit')}{without}"
+    without = f", {rest} without a rate" if rest else ""
+    return f"{runs}, expected false alarms {rate:.3g} of runs by {n_with_rate} of {N_LIMITS} limits{without}"
 
 
 def _row(each: Calibrated, proposed: ProposedLimits) -> Row:
