@@ -152,6 +152,10 @@ def test_new_traps_of_a_good_run_are_accepted(folder: Path, good: list[Path], ca
     found = run_json(capsys, "calibrate", *good, trapped)
     (traps,) = (each for each in found["quantities"] if each["quantity"] == "correlation_traps")
     assert (traps["limit"], traps["layer"]) == (1, "head")
+    # The one with the trap may be the run, and another one recorded.
+    found = run_json(capsys, "calibrate", trapped, *good)
+    (traps,) = (each for each in found["quantities"] if each["quantity"] == "correlation_traps")
+    assert (traps["worst"], traps["all_pairs"], traps["limit"]) == (0, 1, 1)
     left_out = run_json(capsys, "calibrate", *good, trapped, "--exclude=head")
     (traps,) = (each for each in left_out["quantities"] if each["quantity"] == "correlation_traps")
     assert traps["limit"] == 0
