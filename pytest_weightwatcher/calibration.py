@@ -20,7 +20,7 @@ E. S. Pearson, Biometrika 26 (1934) 404: what holds for any law.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Literal
 
@@ -65,6 +65,8 @@ class Proposal:
         How many there are.
     reason : str
         Why there is no limit; empty where there is one.
+    is_blind : bool
+        Good runs differ by as much as any damage could show: no limit tells good from bad.
     """
 
     limit: float | None
@@ -73,9 +75,12 @@ class Proposal:
     largest: float
     n_runs: int
     reason: str = ""
+    is_blind: bool = False
 
 
-def propose_limit(values: Sequence[float], *, rate: float, floor: float = -math.inf) -> Proposal:
+def propose_limit(
+    values: Sequence[float], *, rate: float, floor: float = -math.inf, reach: float = math.inf
+) -> Proposal:
     """Propose an upper limit on a quantity from its worst values in good runs.
 
     Parameters
@@ -86,6 +91,8 @@ def propose_limit(values: Sequence[float], *, rate: float, floor: float = -math.
         Expected share of good runs above the limit, in (0, 1).
     floor : float
         Value of a good pair that the limit must accept, whatever the law says.
+    reach : float
+        Value from which on a limit tells nothing, because damage need not exceed it.
 
     Raises
     ------
@@ -97,31 +104,23 @@ def propose_limit(values: Sequence[float], *, rate: float, floor: float = -math.
     if not 0.0 < rate < 1.0:
         raise ValueError(f"expected a rate between 0 and 1, got {rate}")
     law: Law = "log-Gumbel" if min(values) > 0.0 else "Gumbel"
-    largest, n_runs = max(values), len(values)
-    if n_runs < MIN_RUNS:
-        return Proposal(
-            limit=None,
-            tolerance_limit=None,
-            law=law,
-            largest=largest,
-            n_runs=n_runs,
-            reason="one run has no spread",
-        )
+    seen = max(*values, floor)
+    without = Proposal(limit=None, tolerance_limit=None, law=law, largest=max(values), n_runs=len(values))
+    if seen >= reach:
+        return replace(without, reason="good runs differ by as much as a damaged one may", is_blind=True)
+    if len(values) < MIN_RUNS:
+        return replace(without, reason="one run has no spread")
     to_scale: Callable[[float], float] = math.log if law == "log-Gumbel" else float
     draws = np.array([to_scale(value) for value in values])
-    seen = max(largest, floor)
     limit = max(seen, _back(prediction_bound(draws, rate=rate), law))
-    tolerance = max(seen, _back(tolerance_bound(draws, rate=rate), law))
+    if limit >= reach:
+        return replace(without, reason="too few runs: the limit would be more than a damaged one need show")
     if seen > 0.0 and limit > MAX_FACTOR * seen:
-        return Proposal(
-            limit=None,
-            tolerance_limit=None,
-            law=law,
-            largest=largest,
-            n_runs=n_runs,
-            reason=f"too few runs: the limit would be more than {MAX_FACTOR:g} times the largest value seen",
+        return replace(
+            without, reason=f"too few runs: the limit would be more than {MAX_FACTOR:g} times the largest value seen"
         )
-    return Proposal(limit=limit, tolerance_limit=tolerance, law=law, largest=largest, n_runs=n_runs)
+    tolerance = max(seen, _back(tolerance_bound(draws, rate=rate), law))
+    return replace(without, limit=limit, tolerance_limit=tolerance)
 
 
 def prediction_bound(draws: NDArray[np.float64], *, rate: float) -> float:

@@ -43,6 +43,10 @@ class BaselineError(GateError, ValueError):
     """A baseline that cannot be read, written or used for this model."""
 
 
+class CalibrationError(GateError, ValueError):
+    """Checkpoints from which no limit can be learned."""
+
+
 class ReportError(GateError, ValueError):
     """A report that cannot be written where it was asked for."""
 

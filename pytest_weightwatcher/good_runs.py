@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from itertools import permutations
+from dataclasses import dataclass, replace
+from itertools import chain, combinations, permutations
 from typing import TYPE_CHECKING
 
 from pytest_weightwatcher.baseline import BaselineEntry
 from pytest_weightwatcher.calibration import Proposal, propose_limit, share_rate
 from pytest_weightwatcher.checks import ALPHA, CORRELATION_TRAPS, DRIFT, SPECTRUM, WEIGHTS
 from pytest_weightwatcher.comparison import LOG_RATIO_METRICS, compare_records, deviations
+from pytest_weightwatcher.odd_one import find_odd_one
+from pytest_weightwatcher.rates import alarm_level
+from pytest_weightwatcher.reach import reach_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from pytest_weightwatcher.comparison import LayerComparison
+    from pytest_weightwatcher.odd_one import OddOne
     from pytest_weightwatcher.profiles import TrapNews
     from pytest_weightwatcher.records import LayerRecord
 
@@ -39,11 +44,14 @@ class Checkpoint:
         Its layers.
     n_tests : int
         Layers that the test for traps is about.
+    coverage : float
+        Analysed share of the parameters.
     """
 
     path: str
     records: Mapping[str, LayerRecord]
     n_tests: int
+    coverage: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +63,23 @@ class Worst:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """A good checkpoint beside another one as its baseline.
+
+    Attributes
+    ----------
+    run, base : Checkpoint
+        What is judged, and what it is compared with.
+    comparisons : mapping of str to LayerComparison
+        Layer -> what the gate compares.
+    """
+
+    run: Checkpoint
+    base: Checkpoint
+    comparisons: Mapping[str, LayerComparison]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Calibrated:
     """One quantity: what the runs gave, and the limit."""
 
@@ -63,28 +88,92 @@ class Calibrated:
     all_pairs: float | None
     proposal: Proposal
 
+    @property
+    def seen(self) -> float:
+        """The largest value of any good pair."""
+        return self.proposal.largest if self.all_pairs is None else max(self.all_pairs, self.proposal.largest)
+
+
+def compare_pairs(
+    good: Sequence[Checkpoint], reference: Checkpoint | None, *, false_alarm_rate: float, news: TrapNews
+) -> tuple[Pair, ...]:
+    """Return every pair that must pass: each run beside the reference.
+
+    Where the first of the good ones is the reference, any other may be recorded one day: then all pairs, in either
+    order, those with the first as the baseline at the front.
+    """
+    pairs = permutations(good, 2) if reference is None else ((run, reference) for run in good)
+    found = [_compare(run, base, false_alarm_rate, news) for run, base in pairs]
+    return tuple(sorted(found, key=lambda pair: pair.base is not (reference or good[0])))
+
 
 def calibrate_runs(
-    good: Sequence[Checkpoint], reference: Checkpoint | None, *, rate: float, false_alarm_rate: float, news: TrapNews
+    pairs: Sequence[Pair], good: Sequence[Checkpoint], *, is_paired: bool, rate: float
 ) -> list[Calibrated]:
-    """Return a limit for each quantity, from the good runs against the reference."""
-    base, runs = (good[0], good[1:]) if reference is None else (reference, good)
+    """Return a limit for each quantity.
+
+    Parameters
+    ----------
+    pairs : sequence of Pair
+        From :func:`compare_pairs`.
+    good : sequence of Checkpoint
+        The good checkpoints, for bounds on alpha itself.
+    is_paired : bool
+        The pairs are all there are among the good ones; otherwise each has the reference as its baseline.
+    rate : float
+        Expected share of good runs that alarm, over all limits together.
+    """
     level = share_rate(rate, N_LIMITS)
-    changes = [_worst_changes(run, base) for run in runs]
-    # Where any of them may be recorded as the baseline one day, what lies between any two must pass.
-    pairs = [_worst_changes(one, other) for one, other in permutations(good, 2)] if reference is None else []
+    changes = [_worst_changes(pair.run, pair.base) for pair in pairs]
+    n_runs = sum(pair.base is pairs[0].base for pair in pairs)
+    records = list(chain.from_iterable(pair.base.records.values() for pair in pairs))
     found = []
     for quantity in QUANTITIES:
-        worst = tuple(change[quantity] for change in changes if quantity in change)
-        if not worst:
+        values = [change[quantity] for change in changes[:n_runs] if quantity in change]
+        if not values:
             continue
-        all_pairs = max((pair[quantity].value for pair in pairs if quantity in pair), default=None)
-        floor = -math.inf if all_pairs is None else all_pairs
-        proposal = propose_limit([each.value for each in worst], rate=level, floor=floor)
-        found.append(Calibrated(quantity=quantity, worst=worst, all_pairs=all_pairs, proposal=proposal))
-    traps = tuple(_worst_traps(run, base, false_alarm_rate, news) for run in runs)
-    found.append(_counted_traps(traps))
-    return [*found, *_calibrated_alpha(good, level)]
+        all_pairs = max(change[quantity].value for change in changes if quantity in change) if is_paired else None
+        proposal = propose_limit(
+            [each.value for each in values],
+            rate=level,
+            floor=-math.inf if all_pairs is None else all_pairs,
+            reach=reach_of(quantity, records),
+        )
+        found.append(Calibrated(quantity=quantity, worst=tuple(values), all_pairs=all_pairs, proposal=proposal))
+    return [*found, _counted_traps(pairs, n_runs, is_paired=is_paired), *_calibrated_alpha(good, level)]
+
+
+def find_odd_checkpoint(checkpoints: Sequence[Checkpoint], base: Checkpoint) -> OddOne | None:
+    """Return which of these, among them their reference, lies apart from all others, where one clearly does."""
+    distances: dict[str, dict[frozenset[int], float]] = {WEIGHTS: {}, SPECTRUM: {}}
+    for one, other in combinations(range(len(checkpoints)), 2):
+        there = _worst_changes(checkpoints[one], checkpoints[other])
+        back = _worst_changes(checkpoints[other], checkpoints[one])
+        for quantity, known in distances.items():
+            known[frozenset((one, other))] = max(there[quantity].value, back[quantity].value)
+    reference = next(place for place, checkpoint in enumerate(checkpoints) if checkpoint is base)
+    return find_odd_one(len(checkpoints), distances, reference=reference)
+
+
+def _compare(run: Checkpoint, base: Checkpoint, false_alarm_rate: float, news: TrapNews) -> Pair:
+    p_values = {name: record.traps.p_value for name, record in run.records.items() if record.traps is not None}
+    comparisons = {
+        name: compare_records(
+            record,
+            BaselineEntry(record=base.records[name]),
+            trap_level=_trap_level(p_values.get(name), run.n_tests, false_alarm_rate, p_values.values()),
+            news=news,
+        )
+        for name, record in run.records.items()
+    }
+    return Pair(run=run, base=base, comparisons=comparisons)
+
+
+def _trap_level(p_value: float | None, n_tests: int, rate: float, others: Iterable[float]) -> float:
+    """Return the level that the run leaves a layer, as the gate has it."""
+    n_tests = max(1, n_tests)
+    level = None if p_value is None else alarm_level(p_value, n_tests=n_tests, rate=rate, others=lambda: others)
+    return rate / n_tests if level is None else level
 
 
 def _worst_changes(run: Checkpoint, base: Checkpoint) -> dict[str, Worst]:
@@ -100,23 +189,23 @@ def _worst_changes(run: Checkpoint, base: Checkpoint) -> dict[str, Worst]:
     return worst
 
 
-def _worst_traps(run: Checkpoint, base: Checkpoint, false_alarm_rate: float, news: TrapNews) -> Worst:
+def _worst_traps(pair: Pair) -> Worst:
     worst = Worst(value=0.0, layer="")
-    level = false_alarm_rate / max(1, run.n_tests)
-    for name, record in run.records.items():
-        if name in base.records:
-            comparison = compare_records(record, BaselineEntry(record=base.records[name]), trap_level=level, news=news)
-            change = comparison.changes.get(CORRELATION_TRAPS)
-            if change is not None and change.difference > worst.value:
-                worst = Worst(value=change.difference, layer=name)
+    for name, comparison in pair.comparisons.items():
+        change = comparison.changes.get(CORRELATION_TRAPS)
+        if change is not None and change.difference > worst.value:
+            worst = Worst(value=change.difference, layer=name)
     return worst
 
 
-def _counted_traps(worst: tuple[Worst, ...]) -> Calibrated:
+def _counted_traps(pairs: Sequence[Pair], n_runs: int, *, is_paired: bool) -> Calibrated:
     """Return the limit on new traps: as many as a good run had. The test for them has a false-alarm rate of its own."""
-    largest = max(each.value for each in worst)
-    proposal = Proposal(limit=largest, tolerance_limit=None, law="Gumbel", largest=largest, n_runs=len(worst))
-    return Calibrated(quantity=CORRELATION_TRAPS, worst=worst, all_pairs=None, proposal=proposal)
+    worst = tuple(map(_worst_traps, pairs))
+    runs = worst[:n_runs]
+    seen = max(each.value for each in worst)
+    largest = max(each.value for each in runs)
+    proposal = Proposal(limit=seen, tolerance_limit=None, law="Gumbel", largest=largest, n_runs=n_runs)
+    return Calibrated(quantity=CORRELATION_TRAPS, worst=runs, all_pairs=seen if is_paired else None, proposal=proposal)
 
 
 def _calibrated_alpha(good: Sequence[Checkpoint], level: float) -> list[Calibrated]:
@@ -131,13 +220,11 @@ def _calibrated_alpha(good: Sequence[Checkpoint], level: float) -> list[Calibrat
         if len(fitted) < len(good):
             continue
         scaled = propose_limit([to_scale(each.value) for each in fitted], rate=level)
-        proposal = Proposal(
+        proposal = replace(
+            scaled,
             limit=None if scaled.limit is None else back(scaled.limit),
             tolerance_limit=None if scaled.tolerance_limit is None else back(scaled.tolerance_limit),
-            law=scaled.law,
             largest=back(scaled.largest),
-            n_runs=scaled.n_runs,
-            reason=scaled.reason,
         )
         found.append(Calibrated(quantity=quantity, worst=fitted, all_pairs=None, proposal=proposal))
     return found

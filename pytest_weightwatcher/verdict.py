@@ -297,13 +297,13 @@ def judge_layer_set(
     ]
     if n_newly_excluded:
         parts.append(f"{n_newly_excluded} excluded by this run, but not by the recording")
+    if not sets.n_shared:
+        parts.append("no layer is compared")
     parts += [
         f"{len(names)} {'tensor' if len(names) == 1 else 'tensors'} without a spectrum {what}: {name_some(names)}"
         for what, names in (("missing", missing), ("reshaped", reshaped))
         if names
     ]
-    if not sets.n_shared:
-        parts.append("no layer is compared")
     if sets.removed or sets.reshaped or reshaped or is_lacking or not sets.n_shared:
         verdict = Verdict.FAIL
     elif sets.added or n_newly_excluded or missing:

@@ -26,8 +26,8 @@ COMPARE = ("--ww-model=model.safetensors", "--ww-baseline=b.ww.json")
 N_REGRESSIONS = 7
 """alpha, spectrum, weights, effective_rank, largest_weight, correlation_traps and noise, of each layer."""
 
-N_CHECKS = 4 + len(LAYERS) * (2 + N_REGRESSIONS)
-"""Coverage, integrity and layers of the model; integrity, alpha, traps and noise of each layer, and its regressions."""
+N_CHECKS = 5 + len(LAYERS) * (2 + N_REGRESSIONS)
+"""Coverage, integrity, layers, weights and tensors of the model; integrity, alpha, traps and noise of each layer, and its regressions."""
 
 
 @pytest.fixture
@@ -219,7 +219,7 @@ def test_a_baseline_of_another_model(pytester: pytest.Pytester, recorded: Path) 
 
 
 def renamed_tensors(names: dict[str, str]) -> Tensors:
-    return {f"{names[name]}.weight": healthy_tensors()[f"{name}.weight"] for name in LAYERS}
+    return {f"{names[name]}.{part}": healthy_tensors()[f"{name}.{part}"] for name in LAYERS for part in ("weight", "bias")}
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 import spectral
 from pytest_weightwatcher.calibration import prediction_bound
 from pytest_weightwatcher.config import load_config
+from pytest_weightwatcher.console.main import main
 from pytest_weightwatcher.good_runs import N_LIMITS, QUANTITIES
 from tests.gate.conftest import healthy_tensors, noise
 from tests.gate.console import run, run_json, with_element, write_model
+from tests.gate.test_schema import is_valid
 
 Capture = pytest.CaptureFixture[str]
 
@@ -56,10 +58,11 @@ def test_a_table_and_a_snippet(good: list[Path], capsys: Capture) -> None:
     text = run(capsys, "calibrate", *good)
     for quantity in QUANTITIES:
         assert f"\n{quantity} " in text
-    assert "Known-good runs: 5; false alarms: at most 0.01 of good runs." in text
+    assert "The reference. 5 good runs, expected false alarms 0.01 of runs by 4 of 10 limits, 6 without a rate." in text
     assert "where none of 5 good runs exceeds a limit, its rate of false alarms is below 45.1%" in text
     assert "to show 0.01 takes 299 runs" in text
     text = run(capsys, "calibrate", *good, "--rate=0.3")
+    assert "# ww-gate calibrate: 5 good runs, expected false alarms 0.3 of runs by 10 of 10 limits\n" in text
     found = yaml.safe_load(snippet_of(text))
     assert set(found) == {"checks", "regression"}
     assert found["regression"]["profile"] == "compression"
@@ -120,6 +123,9 @@ def test_more_runs_narrow_the_limits(folder: Path, good: list[Path], capsys: Cap
 def test_two_checkpoints_are_too_few_for_a_limit(good: list[Path], capsys: Capture) -> None:
     text = run(capsys, "calibrate", *good[:2])
     assert "one run has no spread. Give more checkpoints" in text
+    assert "1 good run, too few for a rate of false alarms: none of 10 limits has one" in text
+    assert "expected false alarms" not in text
+    assert "The built-in limit stays, without a rate: spectrum, weights, alpha, effective_rank." in text
     assert yaml.safe_load(snippet_of(text))["regression"] == {
         "profile": "compression",
         "correlation_traps": {"max_new": 0},
@@ -146,9 +152,145 @@ def test_new_traps_of_a_good_run_are_accepted(folder: Path, good: list[Path], ca
     found = run_json(capsys, "calibrate", *good, trapped)
     (traps,) = (each for each in found["quantities"] if each["quantity"] == "correlation_traps")
     assert (traps["limit"], traps["layer"]) == (1, "head")
+    # The one with the trap may be the run, and another one recorded.
+    found = run_json(capsys, "calibrate", trapped, *good)
+    (traps,) = (each for each in found["quantities"] if each["quantity"] == "correlation_traps")
+    assert (traps["worst"], traps["all_pairs"], traps["limit"]) == (0, 1, 1)
     left_out = run_json(capsys, "calibrate", *good, trapped, "--exclude=head")
     (traps,) = (each for each in left_out["quantities"] if each["quantity"] == "correlation_traps")
     assert traps["limit"] == 0
+
+
+def write_moved(path: Path, seed: int, size: float) -> Path:
+    """Write the healthy model with noise of a share of its weights."""
+    rng = np.random.default_rng(seed)
+    tensors = {
+        name: values + size * np.std(values) * rng.normal(size=values.shape) if values.ndim == 2 else values
+        for name, values in healthy_tensors().items()
+    }
+    save_file({name: values.astype(np.float32) for name, values in tensors.items()}, path)
+    return path
+
+
+def fails_at(capsys: Capture, model: Path, baseline: Path, config: Path) -> set[str]:
+    """Return the names of the checks that a model fails at the gate itself."""
+    main(["check", str(model), f"--baseline={baseline}", f"--config={config}", "--format=json"])
+    result = json.loads(capsys.readouterr().out)
+    return {check["check"] for model in result["models"] for check in model["checks"] if check["verdict"] == "fail"}
+
+
+@pytest.mark.parametrize("profile", ["compression", "finetune"])
+@pytest.mark.parametrize(
+    ("sizes", "rate"),
+    [
+        # One run; two that need no built-in limit relaxed; a few that do; strangers; a wide limit; one bad one.
+        ((0.3,), 0.01),
+        ((0.01, 0.012), 0.01),
+        ((0.3, 0.4, 0.35), 0.01),
+        ((9.0, 9.0, 9.0), 0.05),
+        ((0.2, 0.6, 0.4, 0.3), 0.3),
+        ((0.05, 0.06, 9.0), 0.2),
+    ],
+)
+def test_the_runs_given_pass_their_own_proposal(
+    folder: Path, capsys: Capture, profile: str, sizes: tuple[float, ...], rate: float
+) -> None:
+    """The promise of the command, whatever the runs: the gate itself fails none of them, nor any pair of them."""
+    paths = [
+        write_moved(folder / f"g{place}.safetensors", place, size) for place, size in enumerate((0.0, *sizes), start=1)
+    ]
+    snippet = snippet_of(run(capsys, "calibrate", *paths, f"--rate={rate}", f"--profile={profile}"))
+    text = f"version: 1\n{snippet}"
+    assert is_valid(text)
+    (folder / "ww.yaml").write_text(text, encoding="utf-8")
+    load_config(folder / "ww.yaml")
+    for baseline, model in ((paths[0], paths[1]), (paths[0], paths[-1]), (paths[-1], paths[0])):
+        assert fails_at(capsys, model, baseline, folder / "ww.yaml") == set()
+
+
+def test_what_a_good_run_exceeds_only_warns(folder: Path, capsys: Capture) -> None:
+    """Built-in limits below what was seen: as they are, the gate would fail the run that was called good."""
+    paths = [write_moved(folder / f"g{place}.safetensors", place, 0.4 * place) for place in (0, 1)]
+    (folder / "built-in.yaml").write_text("version: 1\nregression: {profile: compression}\n", encoding="utf-8")
+    failing = fails_at(capsys, paths[1], paths[0], folder / "built-in.yaml")
+    assert {"regression.spectrum", "regression.weights"} <= failing
+    found = run_json(capsys, "calibrate", *paths)
+    # In one order or the other a pair of good ones fails these: no other is relaxed.
+    backwards = fails_at(capsys, paths[0], paths[1], folder / "built-in.yaml")
+    assert set(found["relaxed"]) == {name.removeprefix("regression.") for name in failing | backwards}
+    assert set(found["relaxed"].values()) == {"warn"}
+    for name in found["relaxed"]:
+        assert yaml.safe_load(found["snippet"])["regression"][name] == {"severity": "warn"}
+    assert "spectrum: {severity: warn}  # a good one exceeds the built-in limit (up to 0." in found["snippet"]
+    gates = {each["quantity"]: each["gate"] for each in found["quantities"]}
+    assert (gates["spectrum"], gates["drift"], gates["correlation_traps"]) == ("warn", "none", "limit")
+    assert found["n_limits_with_rate"] == 0
+    assert any(line.startswith("The built-in limit is exceeded by good ones") for line in found["statements"])
+
+
+@pytest.mark.parametrize("profile", ["compression", "finetune"])
+def test_strangers_switch_the_weights_off(folder: Path, capsys: Capture, profile: str) -> None:
+    """Runs from scratch lie as far apart as damaged ones: a limit on that distance would be blind."""
+    paths = []
+    for seed in range(5):
+        paths.append(folder / f"s{seed}.safetensors")
+        save_file(healthy_tensors(seed), paths[-1])
+    text = run(capsys, "calibrate", *paths, "--rate=0.05", f"--profile={profile}")
+    pasted = yaml.safe_load(snippet_of(text))
+    assert pasted["regression"]["weights"] is False
+    assert pasted.get("model") == ({"regression": {"weights": False}} if profile == "compression" else None)
+    assert "apart, unrelated weights 1.41: it tells nothing" in text
+    assert "can tell nothing and is switched off: weights." in text
+    assert "Odd one out" not in text
+
+
+def test_the_odd_one_is_named(folder: Path, good: list[Path], capsys: Capture) -> None:
+    bad = write_good(folder / "bad.safetensors", 9, head=healthy_tensors(3)["head.weight"])
+    found = run_json(capsys, "calibrate", good[0], good[1], bad)
+    assert (found["odd_one"]["path"], found["odd_one"]["quantity"]) == (str(bad), "weights")
+    assert found["odd_one"]["gap"] > 1.0
+    assert found["odd_one"]["spread"] < 0.2
+    text = run(capsys, "calibrate", good[0], good[1], bad)
+    assert f"Odd one out: {bad}. By weights it lies 1." in text
+    assert "leave it out" in text
+    assert f"Odd one out: {bad}" in run(capsys, "calibrate", *good[1:3], bad, "--baseline", good[0])
+    text = run(capsys, "calibrate", bad, *good[:2])
+    assert f"Odd one out: {bad}" in text
+    assert "it is the reference" in text
+    assert run_json(capsys, "calibrate", *good)["odd_one"] is None
+    assert run_json(capsys, "calibrate", good[0], bad)["odd_one"] is None
+
+
+def test_layers_left_out_are_left_out_of_the_gate(folder: Path, capsys: Capture) -> None:
+    paths = [write_good(folder / "a.safetensors", 0), write_good(folder / "b.safetensors", 1, head=noise())]
+    text = run(capsys, "calibrate", *paths, "--exclude=he*")
+    assert yaml.safe_load(snippet_of(text))["analysis"] == {"exclude": ["he*"]}
+    (folder / "ww.yaml").write_text(f"version: 1\n{snippet_of(text)}", encoding="utf-8")
+    assert fails_at(capsys, paths[1], paths[0], folder / "ww.yaml") == set()
+
+
+def test_little_coverage_only_warns(folder: Path, capsys: Capture) -> None:
+    odd = {"rotation.weight": np.ones((300, 300), dtype=np.int32)}
+    paths = [write_moved(folder / f"g{seed}.safetensors", seed, 0.01 * seed) for seed in range(2)]
+    for path in paths:
+        save_file({**load_file(path), **odd}, path)
+    found = run_json(capsys, "calibrate", *paths)
+    assert yaml.safe_load(found["snippet"])["checks"]["coverage"] == {"severity": "warn"}
+    (folder / "ww.yaml").write_text(f"version: 1\n{found['snippet']}", encoding="utf-8")
+    assert fails_at(capsys, paths[1], paths[0], folder / "ww.yaml") == set()
+
+
+def test_a_recorded_baseline_with_another_layer_is_refused(
+    pytester: pytest.Pytester, folder: Path, good: list[Path], capsys: Capture
+) -> None:
+    """The gate would miss the layer in every run."""
+    more = write_good(folder / "more.safetensors", 20, extra=noise())
+    recorded = ("-p", "no:cacheprovider", f"--ww-model={more}", "--ww-baseline=m.ww.json", "--ww-update-baseline")
+    assert pytester.runpytest(*recorded).ret == 0
+    capsys.readouterr()
+    text = run(capsys, "calibrate", *good[:3], "--baseline=m.ww.json", code=4)
+    assert "'extra' is not the same in both" in text
+    assert run(capsys, "calibrate", *good[:3], "--baseline=m.ww.json", "--exclude=extra")
 
 
 def test_a_file_is_written(folder: Path, good: list[Path], capsys: Capture) -> None:
@@ -168,6 +310,7 @@ def test_a_file_is_written(folder: Path, good: list[Path], capsys: Capture) -> N
         (["g0.safetensors", "other.safetensors"], "'extra' is not the same in both"),
         (["g0.safetensors", "g1.safetensors", "--baseline=other.safetensors"], "'extra' is not the same in both"),
         (["g0.safetensors", "damaged.safetensors"], "layer 'head'"),
+        (["g0.safetensors", "biased.safetensors"], "NaN or infinite values in head.bias"),
         (["g0.safetensors", "none.safetensors"], "none.safetensors"),
         (["g0.safetensors", "g1.safetensors", "--baseline=none.json"], "none.json"),
         (["g0.safetensors", "g1.safetensors", "--exclude=*"], "no weight matrix"),
@@ -182,6 +325,7 @@ def test_a_file_is_written(folder: Path, good: list[Path], capsys: Capture) -> N
 def test_bad_input(folder: Path, good: list[Path], capsys: Capture, arguments: list[str], problem: str) -> None:
     write_good(folder / "other.safetensors", 20, extra=noise())
     write_good(folder / "damaged.safetensors", 21, head=with_element(np.nan))
+    write_model(folder / "biased.safetensors", head__bias=np.full(96, np.nan, dtype=np.float32))
     before = sorted(folder.iterdir())
     text = run(capsys, "calibrate", *arguments, code=4)
     assert problem in text

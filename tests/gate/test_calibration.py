@@ -133,6 +133,19 @@ def test_the_floor_is_accepted() -> None:
     assert propose_limit(values, rate=0.1, floor=0.01).limit == free
 
 
+def test_beyond_the_reach_of_damage_there_is_no_limit() -> None:
+    values = [0.1, 0.2, 0.15]
+    free = propose_limit(values, rate=0.05)
+    assert free.limit is not None
+    assert propose_limit(values, rate=0.05, reach=1.01 * free.limit) == free
+    narrow = propose_limit(values, rate=0.05, reach=0.99 * free.limit)
+    assert (narrow.limit, narrow.tolerance_limit, narrow.is_blind) == (None, None, False)
+    assert "too few runs" in narrow.reason
+    # What good runs themselves show leaves damage no room, however few they are.
+    for blind in (propose_limit(values, rate=0.05, reach=0.2), propose_limit([0.1], rate=0.05, floor=0.3, reach=0.2)):
+        assert (blind.limit, blind.is_blind) == (None, True)
+
+
 positive = st.lists(st.floats(1e-6, 1e6), min_size=2, max_size=12)
 
 

@@ -78,7 +78,7 @@ def test_baseline_of_safetensors_serves_a_torch_file(pytester: pytest.Pytester, 
     pytester.runpytest("--ww-model=model.safetensors", "--ww-baseline=b.ww.json", "--ww-update-baseline")
     torch.save(as_state_dict(), pytester.path / "model.pt")
     result = pytester.runpytest("--ww-model=model.pt", "--ww-baseline=b.ww.json", "-p", "xdist", "-n", "0")
-    assert result.parseoutcomes() == {"passed": 40}
+    assert result.parseoutcomes() == {"passed": 41}
 
 
 def test_assertion_takes_modules_and_state_dicts() -> None:
