@@ -195,7 +195,8 @@ class Gate:
             return self._judge_model_beside_baseline(model, check.rule)
         assert check.rule is not None, "every other check of a model has a rule"
         if check.name == COVERAGE:
-            return judge_coverage(description, check.rule)
+            n_matrices, unanalysed = len(description.matrices), description.unanalysed
+            return judge_coverage(description.coverage, n_matrices, check.rule, unanalysed=unanalysed)
         min_evals = description.options.min_evals
         records = self._measurements.records(model)
         return judge_mean(summarise(record.metrics for record in records if record.n_evals >= min_evals), check.rule)

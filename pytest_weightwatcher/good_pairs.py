@@ -4,29 +4,37 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_weightwatcher.checks import CORRELATION_TRAPS, COVERAGE, NOISE
-from pytest_weightwatcher.limits import layer_rules, model_rules, profile_of, regression_rules
-from pytest_weightwatcher.verdict import Verdict, judge_coverage, judge_metric, judge_regression
+from pytest_weightwatcher.checks import CORRELATION_TRAPS, COVERAGE, NOISE, TENSORS
+from pytest_weightwatcher.limits import (
+    layer_rules,
+    model_regression_rules,
+    model_rules,
+    profile_of,
+    regression_rules,
+)
+from pytest_weightwatcher.tensors import compare_tensors
+from pytest_weightwatcher.verdict import Verdict, judge_coverage, judge_metric, judge_regression, judge_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from pytest_weightwatcher.config import Config
     from pytest_weightwatcher.good_runs import Checkpoint, Pair
+    from pytest_weightwatcher.tensors import TensorComparison
     from pytest_weightwatcher.verdict import Judgement
 
 
-def failing_checks(config: Config, pairs: Iterable[Pair], good: Sequence[Checkpoint]) -> frozenset[str]:
+def failing_checks(config: Config, pairs: Sequence[Pair], good: Sequence[Checkpoint]) -> frozenset[str]:
     """Return the names of the checks that some good checkpoint fails.
 
     The second look that the gate takes at borderline findings is left out: but for rounding it only lets more pass.
-    Rules on a model as a whole against its baseline only warn, whatever the profile.
+    Of the rules on a model as a whole against its baseline only that on tensors without a spectrum can fail.
 
     Parameters
     ----------
     config : Config
         Limits, without overrides.
-    pairs : iterable of Pair
+    pairs : sequence of Pair
         Checkpoints beside their baseline.
     good : sequence of Checkpoint
         Those that must meet the absolute limits.
@@ -35,12 +43,21 @@ def failing_checks(config: Config, pairs: Iterable[Pair], good: Sequence[Checkpo
     return frozenset(each.check for each in judgements if each.verdict is Verdict.FAIL)
 
 
-def _against_baselines(config: Config, pairs: Iterable[Pair]) -> Iterator[Judgement]:
+def _against_baselines(config: Config, pairs: Sequence[Pair]) -> Iterator[Judgement]:
     rules = regression_rules(config, profile_of(config, None), "")
     for pair in pairs:
         for name, comparison in pair.comparisons.items():
             for rule in rules:
                 yield judge_regression(pair.run.records[name], comparison, rule)
+    for rule in model_regression_rules(config, profile_of(config, None)):
+        if rule.quantity == TENSORS:
+            yield from (judge_tensors(_compare_tensors(pair), rule) for pair in pairs)
+
+
+def _compare_tensors(pair: Pair) -> TensorComparison | None:
+    if pair.run.tensors is None or pair.base.tensors is None:
+        return None
+    return compare_tensors(pair.run.tensors, pair.base.tensors)
 
 
 def _absolute(config: Config, good: Sequence[Checkpoint]) -> Iterator[Judgement]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pytest_weightwatcher.odd_one import OddOne
     from pytest_weightwatcher.profiles import TrapNews
     from pytest_weightwatcher.records import LayerRecord
+    from pytest_weightwatcher.tensors import TensorRecord
 
 ALPHA_MAX, ALPHA_MIN = "alpha (largest)", "alpha (smallest)"
 
@@ -46,12 +47,15 @@ class Checkpoint:
         Layers that the test for traps is about.
     coverage : float
         Analysed share of the parameters.
+    tensors : mapping of str to TensorRecord, or None
+        What no spectrum covers; None where it is not known.
     """
 
     path: str
     records: Mapping[str, LayerRecord]
     n_tests: int
     coverage: float = 1.0
+    tensors: Mapping[str, TensorRecord] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Literal
 
 import yaml
 
-from pytest_weightwatcher.checks import CORRELATION_TRAPS, COVERAGE, DRIFT, REGRESSION, SPECTRUM, WEIGHTS
+from pytest_weightwatcher.checks import (
+    CORRELATION_TRAPS,
+    COVERAGE,
+    DRIFT,
+    MODEL,
+    REGRESSION,
+    SPECTRUM,
+    TENSORS,
+    WEIGHTS,
+)
 from pytest_weightwatcher.comparison import LOG_RATIO_METRICS
 from pytest_weightwatcher.config import Config
 from pytest_weightwatcher.errors import CalibrationError
@@ -122,7 +131,7 @@ def in_unit(quantity: str, value: float) -> float:
 
 
 def _quantity_of(check: str) -> str:
-    return check.removeprefix(REGRESSION)
+    return check.removeprefix(MODEL).removeprefix(REGRESSION)
 
 
 def _entry_of(each: Calibrated, profile: str) -> Entry:
@@ -184,10 +193,14 @@ def _lines(entries: Mapping[str, Entry], profile: str, exclude: Sequence[str]) -
     lines += [
         _line(name, entry)
         for name, entry in entries.items()
-        if name not in (*_OF_ALPHA, COVERAGE) and entry.standing in ("limit", "warn", "off")
+        if name not in (*_OF_ALPHA, COVERAGE, TENSORS) and entry.standing in ("limit", "warn", "off")
     ]
-    pooled = [name for name in PROFILES[profile].model_rules if name in entries and entries[name].standing == "off"]
-    lines += ["model:", f"  regression: {{{', '.join(f'{name}: false' for name in pooled)}}}"] if pooled else []
+    pooled = [
+        f"  {_line(name, entries[name] if name == TENSORS else Entry(standing='off'))}"
+        for name in PROFILES[profile].model_rules
+        if name in entries and (name == TENSORS or entries[name].standing == "off")
+    ]
+    lines += ["model:", "  regression:", *pooled] if pooled else []
     return lines
 
 

@@ -148,9 +148,9 @@ def _change(now: TensorRecord, before: TensorRecord) -> float:
         return 0.0
     if now.norm is None or before.norm is None:
         return math.nan
-    if not before.norm > 0.0:
-        # From nothing: there is no scale to measure by.
-        return 1.0 if now.norm > 0.0 else 0.0
+    if not before.norm > 0.0 or not now.norm > 0.0:
+        # To nothing is all of it; from nothing there is no scale to measure by.
+        return 1.0
     return relative_change(np.array(now.projections), np.array(before.projections), reference_norm=before.norm)
 
 

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from pytest_weightwatcher.matching import LayerSets
     from pytest_weightwatcher.records import LayerRecord
     from pytest_weightwatcher.tensors import TensorComparison
-    from spectral.description import Description
     from spectral.integrity import NonFiniteTensor
+    from spectral.weights import UnanalysedTensor
 
 MAX_DEAD_SHARE = 0.5
 """A layer most of whose rows or columns are zero is dead; fewer are common: padding, unused tokens, pruned heads."""
@@ -253,12 +253,14 @@ def judge_noise(record: LayerRecord, rule: Rule) -> Judgement:
     return replace(judgement, detail=detail, resolution=resolution_of_metric(record, rule))
 
 
-def judge_coverage(description: Description, rule: Rule) -> Judgement:
+def judge_coverage(
+    coverage: float, n_matrices: int, rule: Rule, *, unanalysed: Sequence[UnanalysedTensor] = ()
+) -> Judgement:
     """Judge the analysed share of a model's parameters, and say what most of the rest is."""
-    judgement = _judge_bounds(rule, description.coverage)
-    detail = f"{description.coverage:.1%} of the parameters were analysed, in {len(description.matrices)} matrices"
+    judgement = _judge_bounds(rule, coverage)
+    detail = f"{coverage:.1%} of the parameters were analysed, in {n_matrices} matrices"
     if judgement.is_finding:
-        detail = f"{detail}; {judgement.detail}; not analysed: {name_unanalysed(description.unanalysed)}"
+        detail = f"{detail}; {judgement.detail}; not analysed: {name_unanalysed(unanalysed)}"
     return replace(judgement, detail=detail, resolution="tensors of two or more dimensions are counted")
 
 

@@ -31,6 +31,7 @@ from pytest_weightwatcher.profiles import PROFILES
 from pytest_weightwatcher.proposed_limits import ProposedLimits, in_unit, propose_entries
 from pytest_weightwatcher.rates import is_testable
 from pytest_weightwatcher.records import record_of
+from pytest_weightwatcher.tensors import records_of_tensors
 from pytest_weightwatcher.verdict import Verdict, judge_integrity, judge_other_tensors
 from spectral.analysis import analyze, describe
 from spectral.errors import ModelError, ModelMismatchError
@@ -128,7 +129,7 @@ def _recorded(first: str, shapes: Mapping[str, tuple[int, ...]], path: str, opti
         if not any(fnmatchcase(name, pattern) for pattern in options.exclude)
     }
     _check_same(first, shapes, path, {name: record.shape for name, record in records.items()})
-    return Checkpoint(path=path, records=records, n_tests=len(records))
+    return Checkpoint(path=path, records=records, n_tests=len(records), tensors=baseline.tensors)
 
 
 def _analysed(path: str, description: Description, n_workers: int | None, line: ProgressLine) -> Checkpoint:
@@ -141,6 +142,7 @@ def _analysed(path: str, description: Description, n_workers: int | None, line: 
         records=records,
         n_tests=sum(map(is_testable, description.matrices)),
         coverage=description.coverage,
+        tensors=records_of_tensors(description),
     )
 
 

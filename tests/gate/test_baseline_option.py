@@ -27,7 +27,7 @@ N_REGRESSIONS = 7
 """alpha, spectrum, weights, effective_rank, largest_weight, correlation_traps and noise, of each layer."""
 
 N_CHECKS = 5 + len(LAYERS) * (2 + N_REGRESSIONS)
-"""Coverage, integrity, layers, weights and tensors of the model; integrity, alpha, traps and noise of each layer, and its regressions."""
+"""Coverage, integrity, layers, weights and tensors of the model; integrity, alpha and regressions of each layer."""
 
 
 @pytest.fixture
@@ -219,7 +219,9 @@ def test_a_baseline_of_another_model(pytester: pytest.Pytester, recorded: Path) 
 
 
 def renamed_tensors(names: dict[str, str]) -> Tensors:
-    return {f"{names[name]}.{part}": healthy_tensors()[f"{name}.{part}"] for name in LAYERS for part in ("weight", "bias")}
+    return {
+        f"{names[name]}.{part}": healthy_tensors()[f"{name}.{part}"] for name in LAYERS for part in ("weight", "bias")
+    }
 
 
 @pytest.mark.parametrize(

@@ -208,6 +208,21 @@ def test_the_runs_given_pass_their_own_proposal(
         assert fails_at(capsys, model, baseline, folder / "ww.yaml") == set()
 
 
+def test_biases_that_good_runs_move_only_warn(folder: Path, capsys: Capture) -> None:
+    paths = []
+    for place in range(2):
+        tensors = healthy_tensors()
+        tensors["head.bias"] = np.full(96, 1.0 + place, dtype=np.float32)
+        tensors["head.weight"] = tensors["head.weight"] * np.float32(1.0 + 0.001 * place)
+        paths.append(folder / f"g{place}.safetensors")
+        save_file(tensors, paths[-1])
+    snippet = snippet_of(run(capsys, "calibrate", *paths))
+    (folder / "ww.yaml").write_text(f"version: 1\n{snippet}", encoding="utf-8")
+    assert is_valid(f"version: 1\n{snippet}")
+    assert yaml.safe_load(snippet)["model"] == {"regression": {"tensors": {"severity": "warn"}}}
+    assert fails_at(capsys, paths[1], paths[0], folder / "ww.yaml") == set()
+
+
 def test_what_a_good_run_exceeds_only_warns(folder: Path, capsys: Capture) -> None:
     """Built-in limits below what was seen: as they are, the gate would fail the run that was called good."""
     paths = [write_moved(folder / f"g{place}.safetensors", place, 0.4 * place) for place in (0, 1)]
