@@ -150,7 +150,7 @@ def _change(now: TensorRecord, before: TensorRecord) -> float:
         return math.nan
     if not before.norm > 0.0 or not now.norm > 0.0:
         # To nothing is all of it; from nothing there is no scale to measure by.
-        return 1.0
+        return float(before.norm != now.norm)
     return relative_change(np.array(now.projections), np.array(before.projections), reference_norm=before.norm)
 
 
