@@ -12,6 +12,7 @@ from spectral.analysis import analyze
 from spectral.noise import level_of_each
 from spectral.options import FALSE_ALARM_RATE
 from spectral.permutation import generator_for, scrambled
+from spectral.places import stored_index
 from spectral.sharpness import clip_permuted
 from spectral.transforms import Replacement, transform_model
 from spectral.trap_report import describe_traps
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from spectral.analysis import Analysis
     from spectral.transforms import TransformedModel
     from spectral.trap_details import Trap
-    from spectral.weights import WeightMatrix
+    from spectral.weights import MatrixSpec, WeightMatrix
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,13 +46,17 @@ class TrapAnalysis:
 
     @cached_property
     def details(self) -> pd.DataFrame:
-        """One row per trap; ``row``, ``column`` and ``value`` are those of the element that carries most of it."""
+        """One row per trap; ``row``, ``column`` and ``value`` are those of the element that carries most of it.
+
+        ``tensor`` and ``tensor_index`` are its place in the checkpoint: ``state_dict[tensor][tensor_index]`` is the
+        value.
+        """
         import pandas as pd
 
-        ids = {layer.name: layer.spec.index for layer in self.analysis.layers}
+        specs = {layer.name: layer.spec for layer in self.analysis.layers}
         rows = [
             {
-                "layer_id": ids[name],
+                "layer_id": specs[name].index,
                 "longname": name,
                 "slice_id": trap.slice_id,
                 "eigenvalue": trap.eigenvalue,
@@ -65,6 +70,8 @@ class TrapAnalysis:
                 "column": trap.elements[0].column,
                 "value": trap.elements[0].value,
                 "share": trap.elements[0].share,
+                "tensor": specs[name].tensor,
+                "tensor_index": _index(specs[name], trap),
             }
             for name, traps in self.traps.items()
             for trap in traps
@@ -87,7 +94,15 @@ _COLUMNS = (
     "column",
     "value",
     "share",
+    "tensor",
+    "tensor_index",
 )
+
+
+def _index(spec: MatrixSpec, trap: Trap) -> tuple[int, ...]:
+    """Return where the heaviest element of a trap stands in the stored tensor."""
+    heaviest = trap.elements[0]
+    return stored_index(spec, slice_id=trap.slice_id, row=heaviest.row, column=heaviest.column)
 
 
 def analyze_traps(

@@ -90,8 +90,33 @@ class TestTable:
             divmod(int(place), 90) for place in heaviest[:3]
         ]
 
+    def test_equal_elements_carry_their_traps_together(self) -> None:
+        """Half of the mass lies where the row of one meets the column of the other: on elements that carry nothing."""
+        weights = noise(120, 90)
+        weights[7, 11] = weights[100, 3] = 80.0
+        for trap in analyze_traps({"x.weight": weights}).traps["x"]:
+            assert {(element.row, element.column) for element in trap.carriers} == {(7, 11), (100, 3)}
+            assert sum(element.share for element in trap.carriers) < 0.75
+            assert trap.carried_share > 0.9
+            assert trap.is_carried_by_few
+
+    def test_carriers_by_the_obvious_way(self) -> None:
+        """Σ w_ij·u_i·v_j over all elements is the singular value; those with 5% of it and more are the carriers."""
+        weights = noise(120, 90)
+        weights[7, 11], weights[100, 3], weights[50, 60] = 30.0, -29.0, 28.5
+        (trap, *_) = trap_table(weights[None], name="x", seed=3, level=0.001)
+        origin, (left, sizes, right) = _permuted_svd(weights, seed=3)
+        carried = np.empty(weights.size)
+        carried[origin.ravel()] = (np.outer(left[:, 0], right[0]) * weights.ravel()[origin]).ravel() / sizes[0]
+        assert carried.sum() == pytest.approx(1.0)
+        expected = [divmod(int(place), 90) for place in np.argsort(-carried) if carried[place] >= 0.05]
+        assert 1 <= len(expected) <= 3
+        assert [(element.row, element.column) for element in trap.carriers] == expected
+
     def test_an_offset_is_told_from_elements(self) -> None:
         (trap,) = analyze_traps({"x.weight": noise(150, 100) + np.float32(0.5)}).traps["x"]
+        assert not trap.is_carried_by_few
+        assert trap.carriers == ()
         assert trap.cause == "offset"
         assert trap.mean_share > 0.9
         assert trap.share_top10 < 0.05
@@ -132,13 +157,17 @@ class TestTable:
         assert set(found.traps) <= {"encoder.layer.0.output.dense", "encoder.layer.0.attention.output.dense"}
 
 
-def _masses_by_svd(weights: NDArray[Any], *, seed: int) -> NDArray[np.float64]:
+def _permuted_svd(weights: NDArray[Any], *, seed: int) -> tuple[NDArray[np.intp], Any]:
     from spectral.permutation import generator_for, scrambled
     from spectral.traps import PURPOSE
 
     indices = np.arange(weights.size).reshape(weights.shape)
     origin = scrambled(indices, generator_for(seed, "x", PURPOSE, 0))
-    left, _, right = np.linalg.svd(weights.ravel()[origin].astype(np.float64))
+    return origin, np.linalg.svd(weights.ravel()[origin].astype(np.float64))
+
+
+def _masses_by_svd(weights: NDArray[Any], *, seed: int) -> NDArray[np.float64]:
+    origin, (left, _, right) = _permuted_svd(weights, seed=seed)
     masses = np.empty(weights.size)
     masses[origin.ravel()] = np.outer(left[:, 0] ** 2, right[0] ** 2).ravel()
     return masses.reshape(weights.shape)
