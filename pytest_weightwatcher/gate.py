@@ -37,7 +37,7 @@ from pytest_weightwatcher.measurement import Measurements, by_svd, task_of
 from pytest_weightwatcher.plugin_checks import find_problem, judge_by_plugin, metric_error
 from pytest_weightwatcher.policy import apply_policy, current_date, judge_waivers
 from pytest_weightwatcher.records import record_of
-from pytest_weightwatcher.trap_text import explain_traps, name_carriers
+from pytest_weightwatcher.trap_text import explain_traps, name_carriers, removal_call
 from pytest_weightwatcher.verdict import (
     Judgement,
     Verdict,
@@ -293,7 +293,9 @@ class Gate:
                 self._traps[key] = describe_layer_traps(task_of(check.model, spec), level)
         traps = self._traps[key]
         detail = f"{judgement.detail}; {name_carriers(traps, spec)}"
-        judgement = replace(judgement, detail=detail, confirmation=text, told=explain_traps(traps))
+        n_found = int(judgement.value or 0) if is_paired else len(traps)
+        told = explain_traps(traps, n_found, removal_call(check.model, spec))
+        judgement = replace(judgement, detail=detail, confirmation=text, told=told)
         is_spread = not any(trap.is_carried_by_few for trap in traps)
         if is_paired and needs_cause and judgement.verdict is Verdict.FAIL and is_spread:
             # Training moves the weights of a layer as a whole; a few that are out of place are another matter.

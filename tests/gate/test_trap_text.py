@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import spectral
 from pytest_weightwatcher import assert_metric, assert_no_correlation_traps
 from pytest_weightwatcher.console.cells import format_cell
+from pytest_weightwatcher.meanings import Meaning
 from pytest_weightwatcher.trap_text import FEW, OFFSET, SPREAD, explain_traps, name_carriers
 from pytest_weightwatcher.wording import format_p_value
 from spectral import analyze_traps
@@ -47,6 +49,10 @@ def with_planted(tensor: str, value: float = 6.0) -> dict[str, NDArray[Any]]:
 def traps_of(values: NDArray[Any]) -> tuple[tuple[Trap, ...], MatrixSpec]:
     found = analyze_traps({"w": values})
     return found.traps["w"], found.analysis.layers[0].spec
+
+
+def explain(traps: tuple[Trap, ...]) -> Meaning:
+    return explain_traps(traps, len(traps), "CALL")
 
 
 def named_in(text: str) -> dict[tuple[str, tuple[int, ...]], float]:
@@ -94,7 +100,7 @@ def test_equal_weights_are_named_once_each_and_no_ordinary_one_beside_them(value
     text = name_carriers(traps, spec)
     assert {index: value for (_, index), value in named_in(text).items()} == pytest.approx(places, rel=1e-3)
     assert re.search(rf"\(at least [5-9]\d% of each of {len(values)} traps\)$", text)
-    assert explain_traps(traps).above == FEW
+    assert explain(traps).above == FEW
 
 
 def test_one_weight() -> None:
@@ -102,8 +108,21 @@ def test_one_weight() -> None:
     matrix[7, 11] = 8.0
     traps, spec = traps_of(matrix)
     assert name_carriers(traps, spec) == "carried by w[7, 11] = 8 (97% of a trap)"
-    action = explain_traps(traps).action
+    action = explain(traps).action
     assert "Look at the weights named above" in action
+    assert "save what CALL returns: " in action
+    assert "that the baseline knows" not in action
+    assert "that the baseline knows are among them" in explain_traps(traps, 0, "CALL").action
+
+
+def test_a_weight_that_is_only_just_seen() -> None:
+    """Most of its trap is that of the others; it is what makes it, all the same."""
+    matrix = noise(120, 90)
+    matrix[7, 11] = 1.5
+    traps, spec = traps_of(matrix)
+    assert not traps[0].is_carried_by_few
+    assert re.fullmatch(r"carried by w\[7, 11\] = 1.5 \([1-4]\d% of a trap\)", name_carriers(traps, spec))
+    assert explain(traps).above == FEW
 
 
 def test_many_weights_are_counted() -> None:
@@ -129,17 +148,19 @@ def test_what_no_few_weights_carry() -> None:
         text,
     )
     assert f"{trap.mean_share:.0%}" in text
-    meaning = explain_traps(traps)
+    meaning = explain(traps)
     assert meaning.above == SPREAD
     assert "far larger" not in meaning.above
     assert "no weight that could be put right by itself" in meaning.action
+    assert "CALL" not in meaning.action
 
 
 def test_an_offset() -> None:
     traps, spec = traps_of(noise(120, 90) + np.float32(0.05))
     assert re.fullmatch(r"all weights of the layer share an offset \(9\d% of a trap\)", name_carriers(traps, spec))
-    assert explain_traps(traps).above == OFFSET
-    assert "mean of the weights" in explain_traps(traps).action
+    assert explain(traps).above == OFFSET
+    assert "mean of the weights" in explain(traps).action
+    assert "CALL" not in explain(traps).action
 
 
 def test_an_offset_beside_a_weight() -> None:
@@ -154,7 +175,7 @@ def test_an_offset_beside_a_weight() -> None:
 def test_nothing_to_name() -> None:
     _, spec = traps_of(with_planted("l.weight")["l.weight"])
     assert name_carriers((), spec) == "no weight is larger than the others of this layer make likely"
-    assert explain_traps(()).above == SPREAD
+    assert explain(()).above == SPREAD
 
 
 @pytest.mark.parametrize(
@@ -176,14 +197,86 @@ def test_other_columns_may_be_zero() -> None:
     assert format_cell("p_value", None) == "-"
 
 
+RECORD = ("--ww-model=model.safetensors", "--ww-baseline=b.ww.json", "--ww-update-baseline")
+COMPARE = ("--ww-model=model.safetensors", "--ww-baseline=b.ww.json")
+
+
+def with_stray(**places: tuple[int, int]) -> dict[str, NDArray[Any]]:
+    """Return layers of the healthy model with one weight out of place in each."""
+    layers = {}
+    for name, place in places.items():
+        layers[name] = healthy_tensors()[f"{name.replace('__', '.')}.weight"].copy()
+        layers[name][place] = 2.0
+    return layers
+
+
+def call_in(text: str) -> str:
+    calls: list[str] = re.findall(r"spectral\.remove_traps\(.*?\)\.model", text, re.DOTALL)
+    assert len(calls) == 1
+    return calls[0]
+
+
 def test_the_gate_says_it(pytester: pytest.Pytester, make_model: MakeModel) -> None:
     make_model()
-    pytester.runpytest("--ww-model=model.safetensors", "--ww-baseline=b.ww.json", "--ww-update-baseline")
+    pytester.runpytest(*RECORD)
     head = healthy_tensors()["head.weight"].copy()
     head[3, 17] = 1e6
     make_model(head=head)
-    result = pytester.runpytest(
-        "--ww-model=model.safetensors", "--ww-baseline=b.ww.json", "-k", "head and correlation_traps"
-    )
+    result = pytester.runpytest(*COMPARE, "-k", "head and correlation_traps")
     result.stdout.fnmatch_lines(["*carried by head.weight?3, 17? = 1e+06 (100% of a trap)*"])
     result.stdout.fnmatch_lines(["*What it means: A few weights are far larger than the others make likely*"])
+
+
+def test_the_advice_is_pasted_and_the_gate_passes(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    """A known outlier of another layer stays as it is: the baseline accepts it, and the model may need it."""
+    from safetensors.numpy import save_file
+
+    make_model(**with_stray(encoder__0__key=(5, 6)))
+    pytester.runpytest(*RECORD)
+    make_model(**with_stray(encoder__0__key=(5, 6), head=(3, 17)))
+    failed = pytester.runpytest(*COMPARE)
+    assert failed.ret == pytest.ExitCode.TESTS_FAILED
+    call = call_in(failed.stdout.str())
+    assert " ".join(call.split()) == 'spectral.remove_traps("model.safetensors", layers=["head"]).model'
+    cleaned = eval(call, {"spectral": spectral})
+    assert cleaned["encoder.0.key.weight"][5, 6] == 2.0
+    save_file(cleaned, pytester.path / "model.safetensors")
+    again = pytester.runpytest(*COMPARE)
+    assert again.ret == pytest.ExitCode.OK
+
+
+def test_the_call_survives_any_name_and_the_wrapping_of_lines(pytester: pytest.Pytester) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    folder = pytester.mkdir("a folder with-hyphens and quotes ' \" " + "x-y " * 20)
+    layer = "block-with-hyphens and a quote' " + "long-" * 10
+    tensors = {f"{layer}.weight": with_planted("l.weight")["l.weight"], "other.weight": noise(80, 70, seed=3)}
+    save_file(tensors, folder / "m.safetensors")
+    with pytest.raises(AssertionError) as failure:
+        assert_no_correlation_traps(folder / "m.safetensors", min_coverage=None)
+    cleaned = eval(call_in(str(failure.value)), {"spectral": spectral})
+    before = load_file(folder / "m.safetensors")
+    assert np.argwhere(cleaned[f"{layer}.weight"] != before[f"{layer}.weight"]).tolist() == [[101, 33]]
+
+
+@pytest.mark.parametrize("name", ["dense", "-other", "head", "h[0]"])
+def test_a_name_that_selects_something_else_gives_way_to_the_number(name: str) -> None:
+    model = {
+        "other.weight": noise(80, 70, seed=3),
+        f"{name}.weight": with_planted("l.weight")["l.weight"],
+        "decoder.head.weight": noise(90, 80, seed=4),
+    }
+    with pytest.raises(AssertionError) as failure:
+        assert_no_correlation_traps(model)
+    call = call_in(str(failure.value))
+    cleaned = eval(call, {"spectral": spectral, "model": model})
+    assert {key for key, values in model.items() if not np.array_equal(values, cleaned[key])} == {f"{name}.weight"}
+    assert ("layers=[1]" in call) == (name != "h[0]")
+
+
+def test_options_that_matter_are_in_the_call() -> None:
+    model = with_planted("l.weight")
+    with pytest.raises(AssertionError) as failure:
+        assert_no_correlation_traps(model, seed=3, false_alarm_rate=0.001)
+    call = " ".join(call_in(str(failure.value)).split())
+    assert call == 'spectral.remove_traps(model, layers=["l"], seed=3, false_alarm_rate=0.001).model'
