@@ -146,6 +146,23 @@ class TestSpread:
         (trap,) = analyze_traps(removed.model).traps["x"]
         assert trap.cause == "offset"
 
+    def test_an_element_that_makes_no_trap_of_its_own_stays(self) -> None:
+        """8 is unlikely among 15,000 Gaussian values, but below (150·100)^¼ = 11 it has no eigenvalue of its own."""
+        weights = noise(150, 100) + np.float32(0.5)
+        weights[7, 11] = 8.0
+        removed = remove_traps({"x.weight": weights})
+        assert removed.changes[0].reason is not None
+        assert np.array_equal(removed.model["x.weight"], weights)
+
+    def test_elements_that_a_heavy_tail_makes_likely_stay(self) -> None:
+        """They have eigenvalues of their own, and the offset makes the layer one with a trap."""
+        tail = np.random.default_rng(0).standard_t(2.5, size=(300, 200))
+        weights = tail + 0.8
+        assert np.abs(tail).max() > 2.0 * float(np.std(tail)) * (300 * 200) ** 0.25
+        removed = remove_traps({"x.weight": weights})
+        assert removed.changes[0].reason is not None
+        assert np.array_equal(removed.model["x.weight"], weights)
+
     def test_they_go_where_asked_for(self) -> None:
         weights = noise(150, 100) + np.float32(0.5)
         removed = remove_traps({"x.weight": weights}, spread=True)
