@@ -198,4 +198,12 @@ def _cut(text: str) -> str:
 
 
 def _paragraph(lead: str, text: str) -> str:
-    return textwrap.fill(escape(lead + text), width=_WIDTH, initial_indent="  ", subsequent_indent="    ")
+    # Only at blanks: a path or a name that is pasted must be whole.
+    return textwrap.fill(
+        escape(lead + text),
+        width=_WIDTH,
+        initial_indent="  ",
+        subsequent_indent="    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

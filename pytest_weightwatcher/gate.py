@@ -38,6 +38,7 @@ from pytest_weightwatcher.measurement import Measurements, by_svd, task_of
 from pytest_weightwatcher.plugin_checks import find_problem, judge_by_plugin, metric_error
 from pytest_weightwatcher.policy import apply_policy, current_date, judge_waivers
 from pytest_weightwatcher.records import record_of
+from pytest_weightwatcher.trap_text import explain_traps, name_carriers, removal_call
 from pytest_weightwatcher.verdict import (
     Judgement,
     Verdict,
@@ -53,7 +54,7 @@ from pytest_weightwatcher.verdict import (
     judge_tensors,
     judge_traps,
 )
-from pytest_weightwatcher.wording import is_carried_by_few, name_elements, name_weight
+from pytest_weightwatcher.wording import name_weight
 from spectral.analysis import analyze_matrix
 from spectral.errors import ModelError
 from spectral.execution import single_threaded_blas
@@ -229,7 +230,7 @@ class Gate:
             return self._judge_found_traps(check, spec, record, judgement)
         if check.name.removeprefix(REGRESSION) == LARGEST_WEIGHT and judgement.is_finding and record.metrics:
             largest = find_largest(load_matrix(check.model.description.source, spec).slices)
-            return replace(judgement, detail=f"{judgement.detail}; {name_weight(largest, record)}")
+            return replace(judgement, detail=f"{judgement.detail}; {name_weight(largest, spec)}")
         return judgement
 
     def _problem_of_metric(self, check: Check, spec: MatrixSpec, record: LayerRecord) -> str | None:
@@ -306,8 +307,12 @@ class Gate:
             with single_threaded_blas():
                 self._traps[key] = describe_layer_traps(task_of(check.model, spec), level)
         traps = self._traps[key]
-        judgement = replace(judgement, detail=f"{judgement.detail}; {name_elements(traps)}", confirmation=text)
-        if is_paired and needs_cause and judgement.verdict is Verdict.FAIL and not any(map(is_carried_by_few, traps)):
+        detail = f"{judgement.detail}; {name_carriers(traps, spec)}"
+        n_found = int(judgement.value or 0) if is_paired else len(traps)
+        told = explain_traps(traps, n_found, removal_call(check.model, spec))
+        judgement = replace(judgement, detail=detail, confirmation=text, told=told)
+        is_spread = not any(trap.is_carried_by_few for trap in traps)
+        if is_paired and needs_cause and judgement.verdict is Verdict.FAIL and is_spread:
             # Training moves the weights of a layer as a whole; a few that are out of place are another matter.
             return replace(judgement, verdict=Verdict.WARN)
         return judgement

@@ -54,12 +54,13 @@ _DEFAULT_REGRESSION = Meaning(
     action=_COMPARE_STEP,
 )
 
+# In general; of the traps of a layer more is known: see trap_text.
 _TRAPS = Meaning(
     below="",
     above="A few weights are far larger than the others make likely, or all share an offset: often a write or a merge "
     "that went wrong, a learning rate far too large, or an outlier that quantisation will suffer from.",
-    action="Look at the weights named above (ww-gate analyze MODEL --traps lists all that carry it); "
-    "spectral.remove_traps(model) clips them. If they are meant to be so, record a baseline or waive it.",
+    action="Look at the weights named above (ww-gate analyze MODEL --traps lists all that carry it). "
+    "If they are meant to be so, record a baseline or waive it.",
 )
 
 _MEANINGS: Mapping[str, Meaning] = MappingProxyType(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytest_weightwatcher.profiles import PROFILES
+from pytest_weightwatcher.wording import format_p_value
 from pytest_weightwatcher.yaml_text import comment, indent, number, quote, quote_pattern, round_down, round_up
 
 if TYPE_CHECKING:
@@ -164,7 +165,8 @@ def _checks(measured: Measured) -> list[str]:
             f"coverage: {{min: {share}}}",
         ]
     lines += _known(measured.traps, "correlation traps (a few weights that stick out)", "--traps")
-    lines += _known([(name, f"p = {p:.2g}") for name, p in measured.noise], "no structure above noise", "--noise-test")
+    noise = [(name, format_p_value(p)) for name, p in measured.noise]
+    lines += _known(noise, "no structure above noise", "--noise-test")
     return ["checks:", *indent(lines, 2)]
 
 

@@ -26,6 +26,7 @@ from pytest_weightwatcher.meanings import UNDECIDED, UNREADABLE, Meaning, meanin
 from pytest_weightwatcher.wording import (
     describe_change,
     format_bounds,
+    format_p_value,
     format_share,
     name_some,
     name_unanalysed,
@@ -107,7 +108,7 @@ class Judgement:
     is_undecided : bool
         The numbers gave no verdict; a policy made it one.
     told : Meaning or None
-        What findings of the check mean, where a plugin or the profile says so.
+        What such a finding means, where more is known of it than of its check: by a plugin, the profile, or of a trap.
     """
 
     check: str
@@ -237,8 +238,8 @@ def judge_traps(record: LayerRecord, rule: Rule, n_traps: int | None, level: flo
         return _without_test(record, rule, "traps")
     judgement = _judge_bounds(rule, float(n_traps))
     detail = (
-        f"{n_traps} correlation trap{'s' if n_traps != 1 else ''} (p = {record.traps.p_value:.2g}; over the whole run "
-        f"one counts from {level:.2g} on), {format_bounds(rule)} accepted"
+        f"{n_traps} correlation trap{'s' if n_traps != 1 else ''} ({format_p_value(record.traps.p_value)}; over the "
+        f"whole run one counts from {level:.2g} on), {format_bounds(rule)} accepted"
     )
     return replace(judgement, detail=detail, resolution=resolution_of_metric(record, rule))
 
@@ -249,7 +250,7 @@ def judge_noise(record: LayerRecord, rule: Rule) -> Judgement:
         return _without_test(record, rule, "noise_test")
     judgement = _judge_bounds(rule, record.noise_p_value)
     found = "can be told from noise" if judgement.verdict is Verdict.PASS else "cannot be told from noise"
-    detail = f"the layer {found} (p = {record.noise_p_value:.2g}, {format_bounds(rule)} accepted)"
+    detail = f"the layer {found} ({format_p_value(record.noise_p_value)}, {format_bounds(rule)} accepted)"
     return replace(judgement, detail=detail, resolution=resolution_of_metric(record, rule))
 
 
@@ -419,12 +420,14 @@ def _judge_noise_change(rule: RegressionRule, change: Change) -> Judgement:
     was_lost = change.reference > LOST_IN_NOISE
     is_structured = change.value <= LOST_IN_NOISE
     if was_lost:
-        detail = f"could not be told from noise in the baseline either (p = {change.reference:.2g})"
+        detail = f"could not be told from noise in the baseline either ({format_p_value(change.reference)})"
     elif is_structured:
-        detail = f"can be told from noise (p = {change.value:.2g}), as in the baseline (p = {change.reference:.2g})"
+        found = f"can be told from noise ({format_p_value(change.value)})"
+        detail = f"{found}, as in the baseline ({format_p_value(change.reference)})"
     else:
         detail = (
-            f"can no longer be told from noise (p = {change.value:.2g}; in the baseline p = {change.reference:.2g})"
+            f"can no longer be told from noise ({format_p_value(change.value)}; in the baseline "
+            f"{format_p_value(change.reference)})"
         )
     is_kept = is_structured or was_lost
     return Judgement(

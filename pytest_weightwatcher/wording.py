@@ -19,6 +19,7 @@ from pytest_weightwatcher.checks import (
     RegressionRule,
     Rule,
 )
+from spectral.places import name_place
 from spectral.projections import RELATIVE_ERROR
 
 if TYPE_CHECKING:
@@ -27,13 +28,13 @@ if TYPE_CHECKING:
     from pytest_weightwatcher.comparison import Change
     from pytest_weightwatcher.records import LayerRecord
     from spectral.largest import LargestWeight
-    from spectral.trap_details import Trap
-    from spectral.weights import UnanalysedTensor
+    from spectral.weights import MatrixSpec, UnanalysedTensor
 
 _MAX_NAMED = 5
 _MAX_REASONS = 3
-_MIN_SHARE = 0.1
-_N_FEW, _MOST = 3, 0.5
+
+LEAST_P_VALUE = 1e-300
+"""Smaller p-values are told as such: a float ends not far below, at 0."""
 
 
 def describe_change(rule: RegressionRule, change: Change, down: float | None, up: float | None) -> str:
@@ -139,38 +140,17 @@ def resolution_of_metric(record: LayerRecord, rule: Rule) -> str:
     return "the value is exact to nine digits; only its limits decide"
 
 
-def name_elements(traps: Sequence[Trap]) -> str:
-    """Return which weights carry the traps of a layer: row, column and value of the heaviest of each."""
-    if not traps:
-        return "no weight is larger than the others of this layer make likely"
-    texts = []
-    for trap in traps[:_MAX_NAMED]:
-        if trap.cause == "offset":
-            texts.append(f"all weights of the layer share an offset ({trap.mean_share:.0%} of a trap)")
-            continue
-        heavy = [element for element in trap.elements[:_N_FEW] if element.share >= _MIN_SHARE] or [trap.elements[0]]
-        where = ", ".join(
-            f"[{_slice_of(trap, traps)}{element.row}, {element.column}] = {element.value:.4g}" for element in heavy
-        )
-        texts.append(f"{where} ({sum(element.share for element in heavy):.0%} of a trap)")
-    rest = f" and {len(traps) - _MAX_NAMED} more" if len(traps) > _MAX_NAMED else ""
-    return f"carried by {'; '.join(texts)}{rest}"
+def name_weight(largest: LargestWeight, spec: MatrixSpec) -> str:
+    """Return where the largest weight of a layer stands in its tensor, and its value."""
+    # The slices that were looked at are those of the spec, which may be a single one.
+    slice_id = largest.slice_id + (spec.slice_id or 0)
+    place = name_place(spec, slice_id=slice_id, row=largest.row, column=largest.column)
+    return f"the largest weight is {place} = {largest.value:.4g}"
 
 
-def name_weight(largest: LargestWeight, record: LayerRecord) -> str:
-    """Return where the largest weight of a layer stands, and its value."""
-    n_slices = math.prod(record.shape) // (record.rows * record.columns)
-    where = f"slice {largest.slice_id}: " if n_slices > 1 else ""
-    return f"the largest weight is [{where}{largest.row}, {largest.column}] = {largest.value:.4g}"
-
-
-def is_carried_by_few(trap: Trap) -> bool:
-    """Tell whether a few weights carry most of a trap."""
-    return trap.cause == "elements" and sum(element.share for element in trap.elements[:_N_FEW]) >= _MOST
-
-
-def _slice_of(trap: Trap, traps: Sequence[Trap]) -> str:
-    return f"slice {trap.slice_id}: " if any(other.slice_id for other in traps) else ""
+def format_p_value(p_value: float) -> str:
+    """Return a p-value in words; what is too small for a float is no zero."""
+    return f"p < {LEAST_P_VALUE:g}" if p_value < LEAST_P_VALUE else f"p = {p_value:.2g}"
 
 
 def format_bounds(rule: Rule) -> str:

@@ -38,8 +38,9 @@ if TYPE_CHECKING:
     from spectral.tail_uncertainty import AlphaUncertainty, GoodnessOfFit, bootstrap_alpha, goodness_of_fit
     from spectral.tracy_widom import holm, tracy_widom_cdf, tracy_widom_quantile, tracy_widom_sf
     from spectral.transforms import TransformedModel, transform_model
-    from spectral.trap_analysis import TrapAnalysis, analyze_traps, remove_traps
+    from spectral.trap_analysis import TrapAnalysis, analyze_traps
     from spectral.trap_details import Trap, trap_table
+    from spectral.trap_removal import remove_traps
     from spectral.traps import LayerTraps, find_traps
     from spectral.truncated_power_law import TruncatedPowerLawFit, fit_truncated_power_law
     from spectral.weightwatcher import WeightWatcher
@@ -107,7 +108,7 @@ _HOMES = {
     "holm": "tracy_widom",
     "open_model": "loaders.opening",
     "power_law_profile": "power_law",
-    "remove_traps": "trap_analysis",
+    "remove_traps": "trap_removal",
     "sharpen_model": "sharpness",
     "smooth_model": "smoothing",
     "tracy_widom_cdf": "tracy_widom",

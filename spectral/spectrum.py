@@ -19,6 +19,7 @@ import numpy as np
 from spectral.blas import add_gram
 from spectral.lanes import LANES_FROM, N_LANES, Lanes
 from spectral.lapack import symmetric_eigenvalues
+from spectral.places import name_place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -276,7 +277,7 @@ def _explain_non_finite(matrix: WeightMatrix) -> SpectrumFailure:
             first = (index + (matrix.spec.slice_id or 0), int(row), int(column))
     if first is None:
         return SpectrumFailure(kind="overflow", detail="the squares of the values exceed the range of float64")
-    place = f"row {first[1]}, column {first[2]}" + (f" of slice {first[0]}" if matrix.spec.rf > 1 else "")
+    place = name_place(matrix.spec, slice_id=first[0], row=first[1], column=first[2])
     return SpectrumFailure(
         kind="non_finite", detail=f"{n_bad} of {matrix.slices.size} values are {NOT_FINITE}, the first at {place}"
     )

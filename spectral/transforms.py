@@ -35,11 +35,14 @@ class Replacement:
     slices : ndarray, shape (rf, rows, columns)
         In the order of :class:`~spectral.weights.WeightMatrix`, of any float type.
     n_changed : int
-        Singular directions, over all slices, that were removed or clipped.
+        What the transform counts over all slices: singular directions that were removed or clipped, or weights.
+    reason : str, optional
+        Why something that it might have changed stays as it is.
     """
 
     slices: NDArray[Any] = field(repr=False)
     n_changed: int
+    reason: str | None = None
 
 
 MatrixTransform = Callable[[WeightMatrix], "Replacement | FitFailure"]
@@ -55,11 +58,13 @@ class LayerChange:
     spec : MatrixSpec
         The layer.
     n_changed : int
-        Singular directions that were removed or clipped; 0 in a layer that stayed as it was.
+        Singular directions that were removed or clipped, or weights, as the transform says; 0 in a layer that stayed
+        as it was.
     relative_change : float
         ‖W' - W‖_F / ‖W‖_F after rounding.
     reason : str, optional
-        Why the layer was left untouched. None where the transform applied, even if it had nothing to change.
+        Why the layer was left untouched, or in part. None where the transform applied, even if it had nothing to
+        change.
     """
 
     spec: MatrixSpec
@@ -75,7 +80,8 @@ class TransformedModel:
     Attributes
     ----------
     model : object
-        Of the kind that was given: a deep copy, or the same object where ``inplace`` was asked for.
+        Of the kind that was given: a deep copy, or the same object where ``inplace`` was asked for. Of a path the
+        state dict, for the caller to save.
     changes : tuple of LayerChange
         One per chosen layer, in the order of the model.
     unanalysed : tuple of UnanalysedTensor
@@ -128,8 +134,8 @@ def transform_model(
 
     Parameters
     ----------
-    model : torch.nn.Module, keras.Model or mapping of str to torch tensor or ndarray
-        Left as it is, unless ``inplace``.
+    model : torch.nn.Module, keras.Model, mapping of str to torch tensor or ndarray, or path
+        Left as it is, unless ``inplace``. A checkpoint on disk is read, nothing in it is executed, and no file written.
     transform : callable
         From a :class:`~spectral.weights.WeightMatrix` to a :class:`Replacement`, or to the reason for none.
     layers : iterable of int or str
@@ -228,14 +234,17 @@ def _transform_layer(
     if isinstance(replacement, FitFailure):
         return LayerChange(spec=spec, reason=replacement.detail)
     if replacement.n_changed == 0:
-        return LayerChange(spec=spec)
+        return LayerChange(spec=spec, reason=replacement.reason)
     with np.errstate(over="ignore"):
         rounded = replacement.slices.astype(values.dtype)
     if not np.isfinite(rounded).all():
         return LayerChange(spec=spec, reason=f"the new values exceed the range of {spec.dtype}")
     _put(spec, new_values, rounded)
     return LayerChange(
-        spec=spec, n_changed=replacement.n_changed, relative_change=_relative_change(matrix.slices, rounded)
+        spec=spec,
+        n_changed=replacement.n_changed,
+        relative_change=_relative_change(matrix.slices, rounded),
+        reason=replacement.reason,
     )
 
 

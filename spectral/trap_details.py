@@ -27,6 +27,12 @@ N_DIRECTIONS = 10
 MEAN_SHARE = 0.5
 """A trap with at least this share of its direction along the constant vectors is an offset of all elements."""
 
+MIN_CARRIED = 0.05
+"""An element without which the singular value of a trap would be lower by this share or more carries it."""
+
+N_FEW, FEW_SHARE = 3, 0.5
+"""A trap is carried by few where those that carry it, or its three heaviest elements, have half of its mass."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrapElement:
@@ -71,6 +77,12 @@ class Trap:
         Share of the trap, its elements put back, that lies in the leading N_DIRECTIONS singular directions of W.
     elements : tuple of TrapElement
         The heaviest elements, heaviest first.
+    carriers : tuple of TrapElement
+        Those that carry it by their own values, heaviest first: w_ij·u_i·v_j is at least MIN_CARRIED of
+        σ = Σ w_ij·u_i·v_j. Equal large elements share their traps: then mass lies also where the row of one meets the
+        column of another, on ordinary elements, which are no carriers. Empty where no few elements carry the trap.
+    carried_share : float
+        Share of the trap's mass in the rows and columns of the carriers; of a single one its own.
     """
 
     slice_id: int
@@ -82,6 +94,14 @@ class Trap:
     mean_share: float
     overlap: float
     elements: tuple[TrapElement, ...] = field(repr=False)
+    carriers: tuple[TrapElement, ...] = field(default=(), repr=False)
+    carried_share: float = 0.0
+
+    @property
+    def is_carried_by_few(self) -> bool:
+        """Whether a few elements carry most of it."""
+        heaviest = sum(element.share for element in self.elements[:N_FEW])
+        return self.cause == "elements" and max(heaviest, self.carried_share) >= FEW_SHARE
 
     @property
     def cause(self) -> str:
@@ -127,7 +147,8 @@ def trap_table(slices: NDArray[Any], *, name: str, seed: int, level: float, scal
                 origin,
                 basis,
                 slice_id=index,
-                eigenvalue=test.eigenvalues[rank] * scale**2,
+                eigenvalue=test.eigenvalues[rank],
+                scale=scale,
                 p_value=test.eigenvalue_p_values[rank],
             )
             for rank in range(n_traps)
@@ -143,17 +164,19 @@ def _describe(
     *,
     slice_id: int,
     eigenvalue: float,
+    scale: float,
     p_value: float,
 ) -> Trap:
     left, right = directions
     elements = _heaviest(block, left**2, right**2, origin)
+    carriers, carried_share = _carriers(block, directions, origin, math.sqrt(eigenvalue))
     masses = [element.share for element in elements]
     put_back = np.empty(block.size)
     put_back[origin.ravel()] = np.outer(left, right).ravel()
     inside = basis[0].T @ put_back.reshape(block.shape) @ basis[1]
     return Trap(
         slice_id=slice_id,
-        eigenvalue=eigenvalue,
+        eigenvalue=eigenvalue * scale**2,
         p_value=p_value,
         share_top5=sum(masses[:5]),
         share_top10=sum(masses[:10]),
@@ -161,7 +184,34 @@ def _describe(
         mean_share=float(np.sum(left) ** 2 / len(left) * np.sum(right) ** 2 / len(right)),
         overlap=float(np.sum(inside**2)),
         elements=elements,
+        carriers=carriers,
+        carried_share=carried_share,
     )
+
+
+def _carriers(
+    block: NDArray[Any],
+    directions: tuple[NDArray[np.float64], NDArray[np.float64]],
+    origin: NDArray[np.intp],
+    singular_value: float,
+) -> tuple[tuple[TrapElement, ...], float]:
+    """Return the elements that make up the singular value, and the share of the mass in their rows and columns."""
+    left, right = directions
+    rows, columns = (np.argsort(-np.abs(vector), kind="stable")[:N_ELEMENTS] for vector in directions)
+    places = origin[np.ix_(rows, columns)]
+    values = block[np.unravel_index(places, block.shape)].astype(np.float64)
+    carried = values / singular_value * np.outer(left[rows], right[columns])
+    masses = np.outer(left[rows] ** 2, right[columns] ** 2)
+    found = np.argwhere(carried >= MIN_CARRIED)
+    order = sorted(found.tolist(), key=lambda place: -float(carried[place[0], place[1]]))
+    elements = tuple(_element(block, int(places[i, j]), float(masses[i, j])) for i, j in order)
+    share = np.sum(left[rows[np.unique(found[:, 0])]] ** 2) * np.sum(right[columns[np.unique(found[:, 1])]] ** 2)
+    return elements, float(share)
+
+
+def _element(block: NDArray[Any], place: int, share: float) -> TrapElement:
+    row, column = divmod(place, block.shape[1])
+    return TrapElement(row=row, column=column, value=float(block[row, column]), share=share)
 
 
 def _heaviest(
@@ -175,8 +225,7 @@ def _heaviest(
     found = []
     for place in order.tolist():
         i, j = divmod(place, len(columns))
-        row, column = divmod(int(origin[rows[i], columns[j]]), block.shape[1])
-        found.append(TrapElement(row=row, column=column, value=float(block[row, column]), share=float(masses[i, j])))
+        found.append(_element(block, int(origin[rows[i], columns[j]]), float(masses[i, j])))
     return tuple(found)
 
 

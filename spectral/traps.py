@@ -340,12 +340,41 @@ def _n_leading(p_values: tuple[float, ...], level: float) -> int:
     return next((index for index, p_value in enumerate(p_values) if not p_value <= level), len(p_values))
 
 
+def find_strays(permuted: PermutedSlice, level: float, n_most: int) -> NDArray[np.intp]:
+    """Return the elements that make traps by themselves.
+
+    Parameters
+    ----------
+    permuted : PermutedSlice
+        The slice.
+    level : float
+        Level of significance for the slice.
+    n_most : int
+        At most so many, the largest.
+
+    Returns
+    -------
+    ndarray of int
+        Positions in the permuted values, in C order: elements that the distribution of the others does not make
+        likely, and large enough (:attr:`TrapTest.detectability_limit`) for an eigenvalue of their own.
+    """
+    magnitudes = np.abs(permuted.values.ravel())
+    large = np.flatnonzero(magnitudes > max(permuted.statistics.clip_level, permuted.statistics.detectability_limit))
+    large = large[np.argsort(-magnitudes[large], kind="stable")][:n_most]
+    return large[: _n_leading(_p_values_of(permuted, magnitudes[large]), level)]
+
+
 def _element_p_values(permuted: PermutedSlice) -> tuple[float, ...]:
     """Return for each large element the probability that any is so large, from the tail of the others."""
+    magnitudes = np.abs(permuted.values.ravel())
+    largest = np.sort(magnitudes[magnitudes > permuted.statistics.clip_level])[::-1][:MAX_TRAPS]
+    return _p_values_of(permuted, largest)
+
+
+def _p_values_of(permuted: PermutedSlice, largest: NDArray[Any]) -> tuple[float, ...]:
     from scipy.special import stdtr, stdtrit
 
-    magnitudes = np.abs(permuted.values.ravel())
-    largest = np.sort(magnitudes[magnitudes > permuted.statistics.clip_level])[::-1][:MAX_TRAPS].astype(np.float64)
+    magnitudes, largest = np.abs(permuted.values.ravel()), largest.astype(np.float64)
     sample = magnitudes[:N_TAIL_SAMPLE]
     sample = np.sort(sample[sample > 0.0]).astype(np.float64)
     n_elements = int(np.count_nonzero(permuted.values))

@@ -1,11 +1,14 @@
 """Models whose weights can be written back: a copy of the caller's model, or the model itself where asked for.
 
+Of a checkpoint on disk the copy is its state dict, in memory: nothing is written to a file here.
+
 What a model is, its framework says; no framework is imported here, and one that is not loaded cannot have made it.
 """
 
 from __future__ import annotations
 
 import copy
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spectral.errors import ModelError, UnsupportedModelError
+from spectral.errors import ModelError, OptionError, UnsupportedModelError
 from spectral.loaders import open_model
 from spectral.loaders.keras_model import KerasVariable, is_keras_layer
+from spectral.loaders.protocol import CheckpointSource
 from spectral.loaders.ties import region_of
 from spectral.loaders.torch_module import is_torch_module
 from spectral.loaders.torch_tensor import is_torch_tensor
@@ -82,18 +86,23 @@ def open_for_writing(model: object, *, inplace: bool = False) -> WritableModel:
 
     Parameters
     ----------
-    model : torch.nn.Module, Keras model or layer, or mapping of str to torch tensor or ndarray
-        A checkpoint on disk has to be loaded first, and saved afterwards, by the package that made it.
+    model : torch.nn.Module, Keras model or layer, mapping of str to torch tensor or ndarray, or path
+        A checkpoint on disk is read as :func:`spectral.loaders.open_model` does, with nothing in it executed. Its copy
+        is a dict of all its tensors: arrays from safetensors, torch tensors from torch files.
     inplace : bool
         Write to the caller's own tensors, those of a mapping too, instead of those of a deep copy.
 
     Raises
     ------
+    OptionError
+        ``inplace`` for a path: files are not written to.
     UnsupportedModelError
         The object is none of these.
     ModelError
-        The model cannot be copied.
+        The model cannot be copied, or the checkpoint not be read.
     """
+    if isinstance(model, (str, os.PathLike)):
+        return _open_checkpoint(model, inplace=inplace)
     make_copy: Callable[[Any], Any]
     if is_keras_layer(model):  # Before torch: on that backend a Keras model is a torch module, too.
         make_copy = _clone_keras
@@ -104,13 +113,27 @@ def open_for_writing(model: object, *, inplace: bool = False) -> WritableModel:
     else:
         raise UnsupportedModelError(
             f"cannot change the weights of a {type(model).__module__}.{type(model).__qualname__}: expected a torch "
-            "module, a Keras model, a state dict or a dict of numpy arrays (load a checkpoint first)"
+            "module, a Keras model, a state dict, a dict of numpy arrays or a path"
         )
     target = model if inplace else _copied(model, make_copy)
     source = open_model(target)
     # Weights that are multiplied out of their factors stand before the tensors of the model itself.
     held: Any = getattr(source, "inner", source)
     return WritableModel(model=target, source=source, held=held.values)
+
+
+def _open_checkpoint(path: object, *, inplace: bool) -> WritableModel:
+    if inplace:
+        raise OptionError("inplace is for a model in memory: a file is never written to, save .model instead")
+    source = open_model(path)
+    stored: Any = source
+    # What multiplies out factors and what reads the configuration stand before the checkpoint itself.
+    while hasattr(stored, "inner"):
+        stored = stored.inner
+    if not isinstance(stored, CheckpointSource):
+        raise UnsupportedModelError(f"{source.label}: cannot be brought into memory as a whole; load it first")
+    tensors = stored.load_all()
+    return WritableModel(model=tensors, source=source, held=tensors)
 
 
 def _clone_keras(model: Any) -> Any:

@@ -142,7 +142,7 @@ def _payload(arguments: argparse.Namespace, model: _Analysed, view: View) -> dic
 
 
 def _layer_payload(model: _Analysed, place: int) -> dict[str, Any]:
-    layer, row = model.analysis.layers[place], model.rows[place]
+    layer, row, options = model.analysis.layers[place], model.rows[place], model.analysis.description.options
     run_wide = [name for names in _RUN_WIDE.values() for name in names if name in row]
     metrics = {name: as_json(value) for name, value in layer.metrics.items()}
     return {
@@ -153,7 +153,7 @@ def _layer_payload(model: _Analysed, place: int) -> dict[str, Any]:
         "warning": layer.warning or None,
         "reason": layer.reason,
         "reasons": dict(layer.reasons),
-        **({"traps": trap_payload(model.traps.get(place, ()))} if model.analysis.description.options.traps else {}),
+        **({"traps": trap_payload(model.traps.get(place, ()), layer.spec, options)} if options.traps else {}),
     }
 
 

@@ -6,6 +6,7 @@ import unicodedata
 from typing import TYPE_CHECKING
 
 from pytest_weightwatcher.nodeids import printable
+from pytest_weightwatcher.wording import LEAST_P_VALUE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,6 +49,12 @@ def format_value(value: Value) -> str:
         return str(value)
     text = printable(value)
     return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 1]}…"
+
+
+def format_cell(column: str, value: Value) -> str:
+    """Return the value of a column for people; a p-value too small for a float is no zero."""
+    is_vanishing = "p_value" in column and isinstance(value, float) and value < LEAST_P_VALUE
+    return f"<{LEAST_P_VALUE:g}" if is_vanishing else format_value(value)
 
 
 def format_csv(value: Value) -> str:

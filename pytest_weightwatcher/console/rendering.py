@@ -7,7 +7,7 @@ import io
 import json
 from typing import TYPE_CHECKING
 
-from pytest_weightwatcher.console.cells import format_csv, format_value, heading, is_numeric
+from pytest_weightwatcher.console.cells import format_cell, format_csv, heading, is_numeric
 from pytest_weightwatcher.console.document import Table
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _cell_markdown(column: str, value: Value) -> str:
 
     if column in _NAMES and isinstance(value, str):
         return str(format_code(value))
-    return _text_markdown(format_value(value))
+    return _text_markdown(format_cell(column, value))
 
 
 def _text_markdown(text: str) -> str:

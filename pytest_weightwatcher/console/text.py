@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING
 
-from pytest_weightwatcher.console.cells import display_width, format_value, heading, is_numeric, shorten_name
+from pytest_weightwatcher.console.cells import display_width, format_cell, heading, is_numeric, shorten_name
 from pytest_weightwatcher.console.document import Table
 from pytest_weightwatcher.nodeids import printable
 
@@ -76,7 +76,7 @@ def _table_lines(table: Table, width: int | None, colour: bool) -> list[str]:
     if not table.rows:
         return [*lines, "(none)"]
     columns, hidden = _fitting_columns(table, width)
-    cells = {column: [format_value(row.get(column)) for row in table.rows] for column in columns}
+    cells = {column: [format_cell(column, row.get(column)) for row in table.rows] for column in columns}
     widths = {column: _column_width(column, cells[column]) for column in columns}
     if NAME in columns and width is not None:
         others = sum(widths[column] + _GAP for column in columns if column != NAME)
@@ -116,7 +116,7 @@ def _fitting_columns(table: Table, width: int | None) -> tuple[list[str], list[s
 
 
 def _least_width(table: Table, column: str) -> int:
-    width = _column_width(column, [format_value(row.get(column)) for row in table.rows])
+    width = _column_width(column, [format_cell(column, row.get(column)) for row in table.rows])
     return min(width, _MIN_NAME) if column == NAME else width
 
 

@@ -142,6 +142,12 @@ def escape_text(text: str) -> str:
 
 
 def _paragraph(lead: str, text: str) -> str:
+    # Only at blanks: a path or a name that is pasted must be whole.
     return textwrap.fill(
-        escape_text(lead + text), width=_WIDTH, initial_indent="  ", subsequent_indent="  ", break_long_words=False
+        escape_text(lead + text),
+        width=_WIDTH,
+        initial_indent="  ",
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
     )

@@ -40,6 +40,15 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     return dtype
 
 
+def stored_dtype(name: str) -> np.dtype[Any] | None:
+    """Return the numpy dtype of any type that a checkpoint may hold, or None where no array has it (half bytes)."""
+    import numpy as np
+
+    if name in FLOAT_DTYPES:
+        return numpy_dtype(name)
+    return None if name.startswith(("float4", "float6")) else np.dtype(name).newbyteorder("<")
+
+
 def why_not_float(dtype: str) -> str | None:
     """Return why a tensor of this dtype has no spectrum, or None where it has one."""
     if dtype in FLOAT_DTYPES:

@@ -15,6 +15,7 @@ from spectral.errors import (
     UnsupportedModelError,
 )
 from spectral.loaders.naming import natural_order, unique_keys
+from spectral.loaders.protocol import CheckpointSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,6 +50,14 @@ class ShardedFolder:
 
     def load(self, name: str) -> NDArray[Any]:
         return self.shards[name].load(name)
+
+    def load_all(self) -> dict[str, Any]:
+        loaded: dict[int, dict[str, Any]] = {}
+        for shard in self.shards.values():
+            if id(shard) not in loaded:
+                assert isinstance(shard, CheckpointSource), "shards are files"
+                loaded[id(shard)] = shard.load_all()
+        return {name: loaded[id(shard)][name] for name, shard in self.shards.items()}
 
 
 def open_folder(path: Path, open_file: Callable[[Path], TensorSource]) -> TensorSource:

@@ -103,6 +103,14 @@ class SpanSource(Protocol):
 
 
 @runtime_checkable
+class CheckpointSource(Protocol):
+    """A source on disk, all of which can be brought into memory: also what has no spectrum, as integers."""
+
+    def load_all(self) -> dict[str, Any]:
+        """Return every tensor of the checkpoint in its stored type, as arrays or torch tensors of the caller's own."""
+
+
+@runtime_checkable
 class FactoredSource(Protocol):
     """A source some of whose tensors are products of two thin matrices: the updates of a LoRA adapter."""
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from spectral.errors import CorruptCheckpointError, ModelError, ModelNotFoundError
-from spectral.loaders.dtypes import numpy_dtype, why_not_float
+from spectral.loaders.dtypes import numpy_dtype, stored_dtype, why_not_float
 from spectral.loaders.naming import natural_order, unique_keys
 from spectral.loaders.protocol import TensorInfo
 
@@ -90,10 +90,15 @@ class SafetensorsFile:
         first_byte = self.offsets[name][0]
         return self._read(info, first_byte + begin * n_bytes, first_byte + end * n_bytes)
 
+    def load_all(self) -> dict[str, NDArray[Any]]:
+        return {name: self._read(info, *self.offsets[name]).reshape(info.shape) for name, info in self.infos.items()}
+
     def _read(self, info: TensorInfo, begin: int, end: int) -> NDArray[Any]:
         import numpy as np
 
-        name = info.name
+        name, dtype = info.name, stored_dtype(info.dtype)
+        if dtype is None:
+            raise ModelError(f"{self.path}: tensor {name!r}: no array has the type {info.dtype}")
         try:
             with self.path.open("rb") as stream:
                 stream.seek(begin)
@@ -106,7 +111,7 @@ class SafetensorsFile:
                 f"{self.path}: tensor {name!r} ends at byte {end}, but the file gave only "
                 f"{n_read} of its {end - begin} bytes (it changed while it was read)"
             )
-        return np.frombuffer(data, dtype=numpy_dtype(info.dtype))
+        return np.frombuffer(data, dtype=dtype)
 
 
 def open_safetensors(path: Path) -> SafetensorsFile:

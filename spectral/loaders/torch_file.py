@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import pickletools
 import re
@@ -84,6 +85,10 @@ class TorchFile:
 
     def load_span(self, name: str, begin: int, end: int) -> NDArray[Any]:
         return torch_to_numpy(self.label, name, self.values[name], (begin, end))
+
+    def load_all(self) -> dict[str, torch.Tensor]:
+        # All at once: names that share their memory still share it in the copy.
+        return copy.deepcopy(dict(self.values))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (open_torch_file, (self.path,))

@@ -57,8 +57,8 @@ class TestTroubleStaysInItsLayer:
         ("name", "status", "reason"),
         [
             ("good", "success", None),
-            ("nan", "failed", "1 of 3000 values are NaN or infinite, the first at row 3, column 4"),
-            ("inf", "failed", "1 of 3000 values are NaN or infinite, the first at row 5, column 6"),
+            ("nan", "failed", "1 of 3000 values are NaN or infinite, the first at nan.weight[3, 4]"),
+            ("inf", "failed", "1 of 3000 values are NaN or infinite, the first at inf.weight[5, 6]"),
             ("zero", "failed", "all 3000 values are zero"),
             ("constant", "skipped", "1 eigenvalues above 1e-05, at least 8 are needed for a fit"),
             ("few", "skipped", "49 eigenvalues, at least 50 are needed for a fit"),
@@ -134,7 +134,7 @@ class TestTroubleStaysInItsLayer:
             name: values.astype(np.float32) for name, values in troubled().items() if name[:4] not in ("huge", "tiny")
         }
         layers = {layer.name: layer for layer in analyze(write_safetensors(tmp_path / "m.safetensors", tensors)).layers}
-        assert layers["nan"].reason == "1 of 3000 values are NaN or infinite, the first at row 3, column 4"
+        assert layers["nan"].reason == "1 of 3000 values are NaN or infinite, the first at nan.weight[3, 4]"
         assert layers["good"].status == "success"
 
     @pytest.mark.parametrize(

@@ -160,7 +160,7 @@ def test_not_finite() -> None:
     values[1, 2, 0, 1] = np.nan
     failure = conv2d_operator_spectrum(convolution(values))
     assert isinstance(failure, SpectrumFailure)
-    assert failure.detail == "1 of 36 values are NaN or infinite, the first at row 1, column 2 of slice 1"
+    assert failure.detail == "1 of 36 values are NaN or infinite, the first at conv[1, 2, 0, 1]"
 
 
 def test_misuse() -> None:

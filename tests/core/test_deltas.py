@@ -142,7 +142,7 @@ def test_not_finite_in_the_base_is_a_finding_of_that_layer() -> None:
     model = arrays(0, "a", "b")
     model["a"][3, 4] = np.inf
     first, second = analyze(delta_source(model, base), n_workers=1).layers
-    assert first.reason == "1 of 3000 values are NaN or infinite, the first at row 3, column 4"
+    assert first.reason == "1 of 3000 values are NaN or infinite, the first at a[3, 4]"
     assert second.status == "success"
 
 

@@ -95,7 +95,7 @@ def test_a_nan_in_a_factor_is_found() -> None:
     state["parametrizations.weight.original0"][3] = torch.nan
     (layer,) = analyze(state).layers
     assert layer.reason is not None
-    assert layer.reason.startswith("20 of 600 values are NaN or infinite, the first at row 3, column 0")
+    assert layer.reason.startswith("20 of 600 values are NaN or infinite, the first at weight[3, 0]")
 
 
 def test_a_direction_of_length_zero_is_a_finding() -> None:

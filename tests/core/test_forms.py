@@ -282,7 +282,7 @@ class TestFourier:
         matrix = form_matrix(as_weight_matrix(spec_of(values), values), FormOptions(fft=True))
         failure = compute_spectrum(matrix)
         assert isinstance(failure, SpectrumFailure)
-        assert failure.detail == "1 of 240 values are NaN or infinite, the first at row 3, column 4"
+        assert failure.detail == "1 of 240 values are NaN or infinite, the first at layer.weight[3, 4]"
 
     def test_a_bad_slice_is_named_by_its_place_in_the_kernel(self) -> None:
         values = heavy_tailed(12, 20, 2, 3)
@@ -290,7 +290,7 @@ class TestFourier:
         slices, _ = expand_specs([kernel_spec(*values.shape)], FormOptions(pool=False))
         failures = [compute_spectrum(as_weight_matrix(spec, values)) for spec in slices]
         (failure,) = [each for each in failures if isinstance(each, SpectrumFailure)]
-        assert failure.detail.endswith("row 3, column 4 of slice 4")
+        assert failure.detail.endswith("the first at conv.weight[3, 4, 1, 1]")
 
 
 class TestInverse:

@@ -50,7 +50,7 @@ def test_one_nan_ends_the_run() -> None:
     watcher = ww.WeightWatcher(model=model)
     assert watcher.analyze()["status"].tolist() == ["success", "failed"]
     assert watcher.analysis is not None
-    assert watcher.analysis.layers[1].reason == "1 of 4096 values are NaN or infinite, the first at row 5, column 7"
+    assert watcher.analysis.layers[1].reason == "1 of 4096 values are NaN or infinite, the first at broken.weight[5, 7]"
 
 
 def test_a_parametrized_layer_ends_the_run() -> None:

@@ -228,7 +228,7 @@ class TestWhereTheIncumbentIsWrong:
             run_oracle(model)
         good, broken = analyze(model).layers
         assert good.status == "success"
-        assert broken.reason == "1 of 4096 values are NaN or infinite, the first at row 5, column 7"
+        assert broken.reason == "1 of 4096 values are NaN or infinite, the first at broken.weight[5, 7]"
 
     def test_rounding_noise_around_one_value_is_no_tail(self) -> None:
         weights = with_singular_values(np.ones(100), 200, 100)

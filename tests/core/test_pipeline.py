@@ -180,7 +180,7 @@ class TestTwoModels:
         assert layer.reason == (
             "all 4800 values are zero"
             if value == 0.0
-            else "4800 of 4800 values are NaN or infinite, the first at row 0, column 0"
+            else "4800 of 4800 values are NaN or infinite, the first at q.lora_BA.weight[0, 0]"
         )
 
 

@@ -178,7 +178,7 @@ class TestWhatIsLeftUntouched:
     @pytest.mark.parametrize(
         ("values", "options", "reason"),
         [
-            (np.full((12, 9), np.nan), {}, "108 of 108 values are NaN or infinite, the first at row 0, column 0"),
+            (np.full((12, 9), np.nan), {}, "108 of 108 values are NaN or infinite, the first at layer.weight[0, 0]"),
             (np.zeros((12, 9)), {}, "all 108 values are zero"),
             (np.full((12, 9), 1e200), {}, "the squares of the values exceed the range of float64"),
             (np.eye(9), {}, None),

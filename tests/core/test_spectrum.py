@@ -237,7 +237,7 @@ class TestDegenerate:
             values[row, column] = bad
         failure = compute(values)
         assert failure == SpectrumFailure(
-            kind="non_finite", detail="3 of 3000 values are NaN or infinite, the first at row 31, column 2"
+            kind="non_finite", detail="3 of 3000 values are NaN or infinite, the first at layer.weight[31, 2]"
         )
 
     def test_signalling_nan(self) -> None:
@@ -245,14 +245,14 @@ class TestDegenerate:
         values.view(np.uint32)[7, 8] = 0x7F800001
         failure = compute(values)
         assert isinstance(failure, SpectrumFailure)
-        assert failure.detail == "1 of 3000 values are NaN or infinite, the first at row 7, column 8"
+        assert failure.detail == "1 of 3000 values are NaN or infinite, the first at layer.weight[7, 8]"
 
     def test_infinities_that_cancel(self) -> None:
         values = np.ones((10, 10))
         values[2, 2], values[2, 3] = np.inf, -np.inf
         failure = compute(values)
         assert isinstance(failure, SpectrumFailure)
-        assert failure.detail == "2 of 100 values are NaN or infinite, the first at row 2, column 2"
+        assert failure.detail == "2 of 100 values are NaN or infinite, the first at layer.weight[2, 2]"
 
     def test_not_finite_in_a_slice(self) -> None:
         values = heavy_tailed(30, 20, 3, 3)
@@ -260,7 +260,7 @@ class TestDegenerate:
         values[2, 3, 2, 0] = np.nan
         failure = compute(values, "conv.weight")
         assert isinstance(failure, SpectrumFailure)
-        assert failure.detail == "2 of 5400 values are NaN or infinite, the first at row 4, column 5 of slice 5"
+        assert failure.detail == "2 of 5400 values are NaN or infinite, the first at conv.weight[4, 5, 1, 2]"
 
     @pytest.mark.parametrize("factor", [1e154, 1e200, 1e300])
     def test_overflow(self, factor: float) -> None:
@@ -355,7 +355,7 @@ def test_a_signalling_nan_of_bfloat16_and_a_sum_beyond_float64_warn_of_nothing()
     bits.view(np.uint16)[3, 4] = 0x7F81
     found = compute(bits)
     assert isinstance(found, SpectrumFailure)
-    assert found.detail == "1 of 8000 values are NaN or infinite, the first at row 3, column 4"
+    assert found.detail == "1 of 8000 values are NaN or infinite, the first at layer.weight[3, 4]"
     found = compute(np.random.default_rng(0).standard_normal((300, 200)) * 1e152)
     assert isinstance(found, SpectrumFailure)
     assert found.kind == "overflow"

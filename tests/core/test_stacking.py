@@ -106,7 +106,7 @@ def test_what_is_not_finite_stays_where_it_is() -> None:
     (spec,) = plan_matrices(stacked.tensors()).matrices
     failure = compute_spectrum(as_weight_matrix(spec, stacked.load(STACKED_NAME)))
     assert isinstance(failure, SpectrumFailure)
-    assert failure.detail == "1 of 91 values are NaN or infinite, the first at row 6, column 3"
+    assert failure.detail == "1 of 91 values are NaN or infinite, the first at Stacked Layer[6, 3]"
 
 
 def test_nothing_to_stack() -> None:

@@ -1,4 +1,4 @@
-"""The traps of whole models: found, named by the elements that carry them, removed."""
+"""The traps of whole models: found, and named by the elements that carry them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
 
 from spectral.errors import OptionError
-from spectral.loaders.opening import open_model
-from spectral.power_law import alpha_at_tail
-from spectral.trap_analysis import analyze_traps, remove_traps
+from spectral.trap_analysis import analyze_traps
 from spectral.trap_details import trap_table
-from tests.core.builders import spectrum_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,8 +86,33 @@ class TestTable:
             divmod(int(place), 90) for place in heaviest[:3]
         ]
 
+    def test_equal_elements_carry_their_traps_together(self) -> None:
+        """Half of the mass lies where the row of one meets the column of the other: on elements that carry nothing."""
+        weights = noise(120, 90)
+        weights[7, 11] = weights[100, 3] = 80.0
+        for trap in analyze_traps({"x.weight": weights}).traps["x"]:
+            assert {(element.row, element.column) for element in trap.carriers} == {(7, 11), (100, 3)}
+            assert sum(element.share for element in trap.carriers) < 0.75
+            assert trap.carried_share > 0.9
+            assert trap.is_carried_by_few
+
+    def test_carriers_by_the_obvious_way(self) -> None:
+        """Σ w_ij·u_i·v_j over all elements is the singular value; those with 5% of it and more are the carriers."""
+        weights = noise(120, 90)
+        weights[7, 11], weights[100, 3], weights[50, 60] = 30.0, -29.0, 28.5
+        (trap, *_) = trap_table(weights[None], name="x", seed=3, level=0.001)
+        origin, (left, sizes, right) = _permuted_svd(weights, seed=3)
+        carried = np.empty(weights.size)
+        carried[origin.ravel()] = (np.outer(left[:, 0], right[0]) * weights.ravel()[origin]).ravel() / sizes[0]
+        assert carried.sum() == pytest.approx(1.0)
+        expected = [divmod(int(place), 90) for place in np.argsort(-carried) if carried[place] >= 0.05]
+        assert 1 <= len(expected) <= 3
+        assert [(element.row, element.column) for element in trap.carriers] == expected
+
     def test_an_offset_is_told_from_elements(self) -> None:
         (trap,) = analyze_traps({"x.weight": noise(150, 100) + np.float32(0.5)}).traps["x"]
+        assert not trap.is_carried_by_few
+        assert trap.carriers == ()
         assert trap.cause == "offset"
         assert trap.mean_share > 0.9
         assert trap.share_top10 < 0.05
@@ -132,77 +153,22 @@ class TestTable:
         assert set(found.traps) <= {"encoder.layer.0.output.dense", "encoder.layer.0.attention.output.dense"}
 
 
-def _masses_by_svd(weights: NDArray[Any], *, seed: int) -> NDArray[np.float64]:
+def _permuted_svd(weights: NDArray[Any], *, seed: int) -> tuple[NDArray[np.intp], Any]:
     from spectral.permutation import generator_for, scrambled
     from spectral.traps import PURPOSE
 
     indices = np.arange(weights.size).reshape(weights.shape)
     origin = scrambled(indices, generator_for(seed, "x", PURPOSE, 0))
-    left, _, right = np.linalg.svd(weights.ravel()[origin].astype(np.float64))
+    return origin, np.linalg.svd(weights.ravel()[origin].astype(np.float64))
+
+
+def _masses_by_svd(weights: NDArray[Any], *, seed: int) -> NDArray[np.float64]:
+    origin, (left, _, right) = _permuted_svd(weights, seed=seed)
     masses = np.empty(weights.size)
     masses[origin.ravel()] = np.outer(left[:, 0] ** 2, right[0] ** 2).ravel()
     return masses.reshape(weights.shape)
 
 
-class TestRemoval:
-    def test_traps_are_gone_and_nothing_else(self) -> None:
-        tensors = planted()
-        removed = remove_traps(tensors)
-        assert {change.spec.name: change.n_changed for change in removed.changes} == {"two": 2, "conv": 1, "clean": 0}
-        assert analyze_traps(removed.model).traps == {}
-        assert np.array_equal(removed.model["clean.weight"], tensors["clean.weight"])
-        change = removed.model["two.weight"] - tensors["two.weight"]
-        carried = np.zeros_like(change, dtype=bool)
-        carried[7, 11] = carried[100, 3] = True
-        assert abs(change[carried]).min() > 30.0
-        assert np.sum(change[~carried] ** 2) < 0.05 * np.sum(change[carried] ** 2)
-        others = [index for index in range(9) if index != 3]
-        new, old = (m["conv.weight"].reshape(40, 36, 9)[:, :, others] for m in (removed.model, tensors))
-        assert np.array_equal(new, old)
-
-    def test_the_argument_is_left_alone(self) -> None:
-        tensors = planted()
-        copies = {name: values.copy() for name, values in tensors.items()}
-        removed = remove_traps(tensors)
-        assert all(np.array_equal(tensors[name], values) for name, values in copies.items())
-        assert removed.model["two.weight"].dtype == np.float32
-
-    def test_torch_module(self) -> None:
-        module = torch.nn.Sequential(torch.nn.Linear(90, 120), torch.nn.ReLU(), torch.nn.Linear(120, 80))
-        with torch.no_grad():
-            module[0].weight.copy_(torch.from_numpy(planted()["two.weight"]))
-        before = module[0].weight.detach().clone()
-        removed = remove_traps(module, layers=["0"])
-        assert isinstance(removed.model, torch.nn.Module)
-        assert torch.equal(module[0].weight, before)
-        assert analyze_traps(removed.model).traps == {}
-        remove_traps(module, inplace=True)
-        assert analyze_traps(module).traps == {}
-
-    def test_structure_survives(self) -> None:
-        rng = np.random.default_rng(4)
-        signal = np.outer(rng.standard_normal(120), rng.standard_normal(90)).astype(np.float32)
-        weights = noise(120, 90) + signal
-        weights[7, 11] = 80.0
-        removed = remove_traps({"x.weight": weights}).model["x.weight"]
-        clean = weights.copy()
-        clean[7, 11] = 0.0
-        one, other = (np.linalg.svd(values)[0][:, 0] for values in (removed, clean))
-        assert abs(float(one @ other)) > 0.99
-
-    def test_real_model(self, minilm: Path) -> None:
-        source = open_model(minilm)
-        name = "encoder.layer.2.output.dense.weight"
-        tensors = {name: source.load(name)}
-        removed = remove_traps(tensors)
-        assert removed.changes[0].n_changed == 2
-        assert analyze_traps(removed.model).traps == {}
-        # Over one tail: the fit of each may choose another xmin.
-        before, after = (alpha_at_tail(spectrum_of(model[name]).evals, 192) for model in (tensors, removed.model))
-        assert after == pytest.approx(before, rel=0.05)
-
-    def test_misuse(self) -> None:
-        with pytest.raises(OptionError, match=r"^layers: 'nope' matches no layer"):
-            remove_traps(planted(), layers=["nope"])
-        with pytest.raises(OptionError, match=r"^false_alarm_rate must lie between 0 and 1"):
-            analyze_traps(planted(), false_alarm_rate=2.0)
+def test_misuse() -> None:
+    with pytest.raises(OptionError, match=r"^false_alarm_rate must lie between 0 and 1"):
+        analyze_traps(planted(), false_alarm_rate=2.0)

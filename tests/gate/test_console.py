@@ -198,15 +198,16 @@ def test_traps_and_the_elements_that_carry_them(tmp_path: Path, capsys: Capture)
     text = run(capsys, "analyze", path, "--traps")
     assert "Correlation traps: 1 in 1 layer; 4 layers tested at a run-wide false-alarm rate of 1%" in text
     (line,) = [line for line in text.splitlines() if "30.00" in line]
-    assert line.split()[:6] == ["3", "head", "1", "5", "7", "30.00"]
+    assert line.split()[:5] == ["3", "1", "head.weight[5,", "7]", "30.00"]
     elements = text[text.index("Elements that carry them") :].splitlines()[2:]
     (payload,) = run_json(capsys, "analyze", path, "--traps")["models"]
     # Of one large element among small ones only itself has a share worth a line; JSON has ten.
-    assert len([line for line in elements if " head " in line]) == 1
+    assert len([line for line in elements if "head.weight[" in line]) == 1
     *others, head = payload["layers"]
     assert [layer["traps"] for layer in others] == [[], [], []]
     (trap,) = head["traps"]
     assert (trap["cause"], trap["elements"][0]["row"], trap["elements"][0]["column"]) == ("elements", 5, 7)
+    assert trap["elements"][0]["index"] == [5, 7]
     assert len(trap["elements"]) == 10
     assert head["metrics"]["num_tw_traps"] == 1
     assert head["metrics"]["trap_p_value_run"] < 0.01

@@ -37,8 +37,8 @@ def verdicts_of(pytester: pytest.Pytester, make_model: MakeModel, head: NDArray[
 @pytest.mark.parametrize(
     ("head", "message"),
     [
-        (with_value(np.nan), "1 of 6144 values are NaN or infinite, the first at row 3, column 7"),
-        (with_value(-np.inf), "1 of 6144 values are NaN or infinite, the first at row 3, column 7"),
+        (with_value(np.nan), "1 of 6144 values are NaN or infinite, the first at head.weight[3, 7]"),
+        (with_value(-np.inf), "1 of 6144 values are NaN or infinite, the first at head.weight[3, 7]"),
         (np.zeros((96, 64), np.float32), "all 6144 values are zero"),
         (np.full((96, 64), 0.5, np.float32), "every value of the layer is the same"),
         (np.outer(np.arange(1, 97), np.arange(1, 65)).astype(np.float32), "the layer has collapsed to rank one"),
