@@ -44,6 +44,7 @@ from pytest_weightwatcher.gate import Gate, layer_checks, model_checks
 from pytest_weightwatcher.planning import gate_options, plan_model
 from pytest_weightwatcher.records import record_of
 from pytest_weightwatcher.report.result import tool_payload
+from pytest_weightwatcher.tensors import records_of_tensors
 from pytest_weightwatcher.verdict import Verdict
 from spectral import __version__
 from spectral.analysis import analyze_matrix, describe
@@ -388,7 +389,8 @@ class Judge:
     def __init__(self, base: State, path: Path) -> None:
         self._config = Config()
         options = gate_options(self._config, is_recording=True)
-        tasks = describe(base, options).tasks()
+        description = describe(base, options)
+        tasks = description.tasks()
         recorded = Baseline(
             label=str(path),
             version=__version__,
@@ -396,6 +398,7 @@ class Judge:
             environment=environment_payload(),
             checkpoints=(path.stem,),
             entries={task.spec.name: BaselineEntry(record=record_of(analyze_matrix(task))) for task in tasks},
+            tensors=records_of_tensors(description),
         )
         write_baseline(path, recorded, tool_payload())
         self._path, self._baseline = path, read_baseline(path)

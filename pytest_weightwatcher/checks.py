@@ -26,10 +26,11 @@ ALPHA = "alpha"
 SPECTRUM = "spectrum"
 WEIGHTS = "weights"
 DRIFT = "drift"
+TURN = "turn"
 OVERLAP = "overlap"
 INTRUDERS = "intruders"
-TENSORS = "tensors"
-"""Of a model as a whole: what no spectrum covers."""
+TENSORS, KERNELS = "tensors", "kernels"
+"""Of a model as a whole: what no spectrum covers, and those of it that have two or more dimensions."""
 
 ALPHA_REGRESSION = REGRESSION + ALPHA
 SPECTRUM_REGRESSION = REGRESSION + SPECTRUM
@@ -45,7 +46,7 @@ LAYER_CHECKS: tuple[str, ...] = (*LAYER_METRICS, LARGEST_WEIGHT, CORRELATION_TRA
 MODEL_CHECKS: tuple[str, ...] = (COVERAGE,)
 """Names that may stand under ``checks`` in ww.yaml, for layers and for the model."""
 
-PAIRED_QUANTITIES = (ALPHA, SPECTRUM, WEIGHTS, DRIFT, CORRELATION_TRAPS, NOISE, OVERLAP, INTRUDERS)
+PAIRED_QUANTITIES = (ALPHA, SPECTRUM, WEIGHTS, DRIFT, TURN, CORRELATION_TRAPS, NOISE, OVERLAP, INTRUDERS)
 """Names under ``regression`` that are no plain metric."""
 
 REGRESSION_METRICS: tuple[str, ...] = tuple(

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pytest_weightwatcher.checks import ALPHA, CORRELATION_TRAPS, DRIFT, INTRUDERS, NOISE, OVERLAP, SPECTRUM, WEIGHTS
+from pytest_weightwatcher.checks import (
+    ALPHA,
+    CORRELATION_TRAPS,
+    DRIFT,
+    INTRUDERS,
+    NOISE,
+    OVERLAP,
+    SPECTRUM,
+    TURN,
+    WEIGHTS,
+)
 from pytest_weightwatcher.records import TRAP_LEVEL
 from spectral.paired import spectral_displacement
 from spectral.projections import relative_change
@@ -31,7 +41,7 @@ SPREAD_WEIGHT = 4.0
 """Of the logarithm of the effective rank against sin θ, see :func:`drift`."""
 
 DRIFT_EVALS = 16
-"""Smaller layers (heads, first convolutions) turn as far in healthy training as in bad: no drift is given for them."""
+"""Of smaller layers (heads, first convolutions) the spectrum says too little: of them only the turn is given."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,10 +132,11 @@ def compare_records(
         if record.n_evals >= DRIFT_EVALS:
             value = drift(record, reference, change)
             changes[DRIFT] = Change(value=value, reference=0.0, sigma=entry.spread.get(DRIFT))
+            reasons[TURN] = "only layers too small for a drift are judged by their turn"
         else:
-            reasons[DRIFT] = (
-                f"{record.n_evals} eigenvalues are too few: healthy layers this small turn as far as bad ones"
-            )
+            value = turn(math.sqrt(record.norm), math.sqrt(reference.norm), change)
+            changes[TURN] = Change(value=value, reference=0.0, sigma=entry.spread.get(TURN))
+            reasons[DRIFT] = f"{record.n_evals} eigenvalues are too few: the turn is given instead"
     _compare_metrics(record, entry, changes)
     if record.traps is not None and reference.traps is not None:
         changes[CORRELATION_TRAPS] = Change(
@@ -173,10 +184,24 @@ def drift(record: LayerRecord, reference: LayerRecord, change: float) -> float:
     change : float
         ρ, known or estimated.
     """
-    growth = math.sqrt(record.norm / reference.norm)
-    cosine = min(1.0, (1.0 + growth * growth - change * change) / (2.0 * growth))
+    cosine = 1.0 - turn(math.sqrt(record.norm), math.sqrt(reference.norm), change)
     sine = math.sqrt(1.0 - cosine * cosine) if cosine > 0.0 else 1.0
     return sine + SPREAD_WEIGHT * log_ratio(record.metrics["effective_rank"], reference.metrics["effective_rank"])
+
+
+def turn(length: float, reference: float, change: float) -> float:
+    """Return 1 - cos θ, θ the angle between two vectors: 0 for one direction, 1 for a right angle, 2 for the opposite.
+
+    Parameters
+    ----------
+    length, reference : float
+        ‖W'‖ and ‖W‖, > 0.
+    change : float
+        ρ = ‖W' - W‖ / ‖W‖, known or estimated: cos θ = (1 + F² - ρ²) / 2F with F = ‖W'‖/‖W‖.
+    """
+    growth = length / reference
+    cosine = (1.0 + growth * growth - change * change) / (2.0 * growth)
+    return 1.0 - min(1.0, max(-1.0, cosine))
 
 
 def deviations(record: LayerRecord, reference: LayerRecord) -> dict[str, float]:
@@ -185,6 +210,8 @@ def deviations(record: LayerRecord, reference: LayerRecord) -> dict[str, float]:
     found = {SPECTRUM: displacement(record, reference), WEIGHTS: change}
     if reference.n_evals >= DRIFT_EVALS:
         found[DRIFT] = drift(record, reference, change)
+    else:
+        found[TURN] = turn(math.sqrt(record.norm), math.sqrt(reference.norm), change)
     if reference.tail is not None:
         alpha = record.alpha_at(reference.tail.n)
         if alpha is not None:

@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from pytest_weightwatcher.checks import PAIRED_QUANTITIES, TENSORS
+from pytest_weightwatcher.checks import KERNELS, PAIRED_QUANTITIES, TENSORS
 from pytest_weightwatcher.errors import ConfigError
 from pytest_weightwatcher.extensions import NO_EXTENSIONS, Extensions
 from pytest_weightwatcher.limits import REGRESSION_NAMES, check_names
@@ -196,6 +196,9 @@ class SeverityRegression(_RegressionLimit):
     severity: Literal["fail", "warn"] | None = None
 
 
+_QUANTITIES = (*PAIRED_QUANTITIES, TENSORS, KERNELS)
+
+
 class RegressionTable(_Section):
     """Limits against the baseline, by quantity; any metric may be named, too."""
 
@@ -213,7 +216,7 @@ class RegressionTable(_Section):
 
     def limits(self) -> dict[str, dict[str, Any] | None]:
         """Return quantity -> what is changed of its rule, or None where it is switched off; only what was given."""
-        values = {name: getattr(self, name) for name in (*PAIRED_QUANTITIES, TENSORS) if name in self.model_fields_set}
+        values = {name: getattr(self, name) for name in _QUANTITIES if name in self.model_fields_set}
         values.update(self.__pydantic_extra__ or {})
         return {name: None if limit is None else limit.changes() for name, limit in values.items()}
 

@@ -12,12 +12,14 @@ from pytest_weightwatcher.checks import (
     COVERAGE,
     INTEGRITY,
     INTRUDERS,
+    KERNELS,
     MODEL,
     NEEDS_BOTH_CHECKPOINTS,
     NOISE,
     OVERLAP,
     REGRESSION,
     TENSORS,
+    TURN,
     WAIVERS,
     WEIGHTS,
     RegressionRule,
@@ -38,6 +40,7 @@ from pytest_weightwatcher.measurement import Measurements, by_svd, task_of
 from pytest_weightwatcher.plugin_checks import find_problem, judge_by_plugin, metric_error
 from pytest_weightwatcher.policy import apply_policy, current_date, judge_waivers
 from pytest_weightwatcher.records import record_of
+from pytest_weightwatcher.tensor_verdict import judge_tensors
 from pytest_weightwatcher.trap_text import explain_traps, name_carriers, removal_call
 from pytest_weightwatcher.verdict import (
     Judgement,
@@ -51,7 +54,6 @@ from pytest_weightwatcher.verdict import (
     judge_noise,
     judge_other_tensors,
     judge_regression,
-    judge_tensors,
     judge_traps,
 )
 from pytest_weightwatcher.wording import name_weight
@@ -76,7 +78,7 @@ if TYPE_CHECKING:
     from spectral.weights import MatrixSpec
 
 
-_NOT_OF_SPECTRA = frozenset((CORRELATION_TRAPS, NOISE, OVERLAP, INTRUDERS, WEIGHTS, LARGEST_WEIGHT))
+_NOT_OF_SPECTRA = frozenset((CORRELATION_TRAPS, NOISE, OVERLAP, INTRUDERS, WEIGHTS, TURN, LARGEST_WEIGHT))
 """Quantities about which another way to the spectrum says nothing new."""
 
 
@@ -208,7 +210,7 @@ class Gate:
             n_excluded = model.baseline.n_newly_excluded
             sets, tensors = self._measurements.sets(model), self._tensors(model)
             return judge_layer_set(sets, n_newly_excluded=n_excluded, tensors=tensors)
-        if rule.quantity == TENSORS:
+        if rule.quantity in (TENSORS, KERNELS):
             judgement = judge_tensors(self._tensors(model), rule)
         else:
             judgement = judge_model_regression(self._pooled(model).get(rule.quantity), rule)

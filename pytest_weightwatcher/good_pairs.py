@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_weightwatcher.checks import CORRELATION_TRAPS, COVERAGE, NOISE, TENSORS
+from pytest_weightwatcher.checks import CORRELATION_TRAPS, COVERAGE, KERNELS, NOISE, TENSORS
 from pytest_weightwatcher.limits import (
     layer_rules,
     model_regression_rules,
@@ -12,8 +12,9 @@ from pytest_weightwatcher.limits import (
     profile_of,
     regression_rules,
 )
+from pytest_weightwatcher.tensor_verdict import judge_tensors
 from pytest_weightwatcher.tensors import compare_tensors
-from pytest_weightwatcher.verdict import Verdict, judge_coverage, judge_metric, judge_regression, judge_tensors
+from pytest_weightwatcher.verdict import Verdict, judge_coverage, judge_metric, judge_regression
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,7 +29,7 @@ def failing_checks(config: Config, pairs: Sequence[Pair], good: Sequence[Checkpo
     """Return the names of the checks that some good checkpoint fails.
 
     The second look that the gate takes at borderline findings is left out: but for rounding it only lets more pass.
-    Of the rules on a model as a whole against its baseline only that on tensors without a spectrum can fail.
+    Of the rules on a model as a whole against its baseline only those on tensors without a spectrum can fail.
 
     Parameters
     ----------
@@ -50,7 +51,7 @@ def _against_baselines(config: Config, pairs: Sequence[Pair]) -> Iterator[Judgem
             for rule in rules:
                 yield judge_regression(pair.run.records[name], comparison, rule)
     for rule in model_regression_rules(config, profile_of(config, None)):
-        if rule.quantity == TENSORS:
+        if rule.quantity in (TENSORS, KERNELS):
             yield from (judge_tensors(_compare_tensors(pair), rule) for pair in pairs)
 
 

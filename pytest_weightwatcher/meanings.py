@@ -14,11 +14,13 @@ from pytest_weightwatcher.checks import (
     DRIFT,
     INTEGRITY,
     INTRUDERS,
+    KERNELS,
     NOISE,
     OVERLAP,
     REGRESSION,
     SPECTRUM,
     TENSORS,
+    TURN,
     WAIVERS,
     WEIGHTS,
 )
@@ -123,6 +125,18 @@ _MEANINGS: Mapping[str, Meaning] = MappingProxyType(
             below="",
             above="The weights moved further from the baseline than is accepted: trained for long, drawn anew, or "
             "those of another layer.",
+            action=_COMPARE_STEP,
+        ),
+        REGRESSION + TURN: Meaning(
+            below="",
+            above="Hardly anything of the accepted layer is left in it: drawn anew, or trained at far too large a "
+            "learning rate, or for another task.",
+            action=_COMPARE_STEP,
+        ),
+        REGRESSION + KERNELS: Meaning(
+            below="",
+            above="Hardly anything of the accepted kernels is left in them: drawn anew, set to a constant, or trained "
+            "at far too large a learning rate.",
             action=_COMPARE_STEP,
         ),
         REGRESSION + TENSORS: Meaning(

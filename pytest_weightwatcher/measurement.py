@@ -124,7 +124,8 @@ class Measurements:
             return None
         now = self.tensors(model)
         present = frozenset(info.name for info in model.description.source.tensors() if info.name not in now)
-        return compare_tensors(now, before, present=present)
+        excluded = frozenset(tensor.name for tensor in model.description.unanalysed if tensor.layer)
+        return compare_tensors(now, before, present=present, excluded=excluded)
 
     def partner(self, model: CheckedModel, spec: MatrixSpec) -> str | None:
         """Return the name that a layer has in the baseline, or None where it is new."""

@@ -15,9 +15,11 @@ from pytest_weightwatcher.checks import (
     CORRELATION_TRAPS,
     DRIFT,
     INTRUDERS,
+    KERNELS,
     NOISE,
     SPECTRUM,
     TENSORS,
+    TURN,
     WEIGHTS,
     RegressionRule,
 )
@@ -72,7 +74,7 @@ class Profile:
     meanings: Mapping[str, Meaning] = field(default_factory=dict)
 
 
-MODEL_QUANTITIES = (SPECTRUM, WEIGHTS, TENSORS, "effective_rank", "stable_rank", "norm", "spectral_norm")
+MODEL_QUANTITIES = (SPECTRUM, WEIGHTS, TENSORS, KERNELS, "effective_rank", "stable_rank", "norm", "spectral_norm")
 """What can be compared of a model as a whole; metrics as the mean of the logarithm of new over old."""
 
 
@@ -115,6 +117,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             layer_rules=_table(
                 replace(_ALPHA, severity="warn"),
                 RegressionRule(quantity=DRIFT, increase=0.36, sigmas=3.0),
+                RegressionRule(quantity=TURN, increase=0.6, sigmas=3.0),
                 # Weights that go on growing are no damage; those that shrink are the norm's.
                 RegressionRule(quantity=SPECTRUM, increase=1.0, sigmas=3.0, warn_at=0.55),
                 RegressionRule(quantity="effective_rank", relative_increase=0.92, relative_decrease=0.48, sigmas=3.0),
@@ -126,7 +129,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 replace(_NOISE, severity="warn"),
                 RegressionRule(quantity=INTRUDERS, increase=1.0, severity="warn"),
             ),
-            model_rules=_table(),
+            model_rules=_table(RegressionRule(quantity=KERNELS, increase=0.6)),
         ),
     }
 )

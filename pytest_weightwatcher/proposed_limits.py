@@ -16,6 +16,7 @@ from pytest_weightwatcher.checks import (
     CORRELATION_TRAPS,
     COVERAGE,
     DRIFT,
+    KERNELS,
     MODEL,
     REGRESSION,
     SPECTRUM,
@@ -39,6 +40,9 @@ Standing = Literal["limit", "built-in", "warn", "off", "none"]
 """What is in force: a limit of its own, that of the profile, that one as a warning, nothing by choice, or nothing."""
 
 _OWN_KEYS = {SPECTRUM: "max_displacement", WEIGHTS: "max_change"}
+_OF_MODEL = (TENSORS, KERNELS)
+"""Quantities of a model as a whole that can fail."""
+
 _OF_ALPHA = {ALPHA_MIN: "min", ALPHA_MAX: "max"}
 
 _AS_BAD = {
@@ -193,12 +197,12 @@ def _lines(entries: Mapping[str, Entry], profile: str, exclude: Sequence[str]) -
     lines += [
         _line(name, entry)
         for name, entry in entries.items()
-        if name not in (*_OF_ALPHA, COVERAGE, TENSORS) and entry.standing in ("limit", "warn", "off")
+        if name not in (*_OF_ALPHA, COVERAGE, *_OF_MODEL) and entry.standing in ("limit", "warn", "off")
     ]
     pooled = [
-        f"  {_line(name, entries[name] if name == TENSORS else Entry(standing='off'))}"
+        f"  {_line(name, entries[name] if name in _OF_MODEL else Entry(standing='off'))}"
         for name in PROFILES[profile].model_rules
-        if name in entries and (name == TENSORS or entries[name].standing == "off")
+        if name in entries and (name in _OF_MODEL or entries[name].standing == "off")
     ]
     lines += ["model:", "  regression:", *pooled] if pooled else []
     return lines

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from pydantic.fields import FieldInfo
 
 from pytest_weightwatcher import config
-from pytest_weightwatcher.checks import DRIFT, EXTRA_METRICS, MODEL_CHECKS
+from pytest_weightwatcher.checks import DRIFT, EXTRA_METRICS, MODEL_CHECKS, TURN
 from pytest_weightwatcher.limits import CHECK_NAMES, DEFAULT_RULES, MODEL_METRICS, REGRESSION_NAMES
 from pytest_weightwatcher.profiles import MODEL_QUANTITIES, PROFILES
 
@@ -149,6 +149,8 @@ _QUANTITIES = {
     "spectrum": "displacement of the singular values",
     "weights": "change of the weights themselves",
     "tensors": "largest change of a tensor without a spectrum (biases, norms, kernels of vectors)",
+    "kernels": "largest turn (1 - cosine) of a tensor of two or more dimensions without a spectrum",
+    TURN: "1 - cosine of the angle to the baseline's weights, of layers too small for a drift",
     DRIFT: "turning away from the baseline while the spectrum spreads",
     "correlation_traps": "weights that stick out of their layer, not known to the baseline",
     "noise": "whether the layer can still be told from random numbers",
@@ -202,7 +204,7 @@ def make_schema() -> Schema:
     override["checks"] |= _check_table(CHECK_NAMES, with_built_in=CHECK_NAMES)
     override["regression"] |= _quantity_table(REGRESSION_NAMES, with_built_in=REGRESSION_NAMES)
     model["checks"] |= _check_table(MODEL_METRICS, with_built_in=())
-    model["regression"] |= _quantity_table(MODEL_QUANTITIES, with_built_in=("weights", "tensors"))
+    model["regression"] |= _quantity_table(MODEL_QUANTITIES, with_built_in=("weights", "tensors", "kernels"))
     for table in (override["regression"], model["regression"]):
         table.pop("$ref", None)
     # What no profile has, the file must give.

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pytest_weightwatcher.comparison import turn
 from pytest_weightwatcher.matching import match_renamed
 from pytest_weightwatcher.records import METRIC_DIGITS, SKETCH_DIGITS, rounded
 from spectral.projections import relative_change
-from spectral.tensor_digest import N_DIGEST_PROJECTIONS, digest_tensors
+from spectral.tensor_digest import digest_tensors, n_projections
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -69,6 +70,8 @@ class TensorComparison:
     ----------
     changes : mapping of str to float
         Name -> ‖w - w'‖ / ‖w'‖, estimated; NaN where it does not exist.
+    turns : mapping of str to float
+        Name -> 1 - cos θ between now and then, of tensors of two or more dimensions; NaN where it does not exist.
     missing, reshaped : tuple of str
         Names in the baseline.
     n_dimensions : mapping of str to int
@@ -76,6 +79,7 @@ class TensorComparison:
     """
 
     changes: Mapping[str, float]
+    turns: Mapping[str, float]
     missing: tuple[str, ...]
     reshaped: tuple[str, ...]
     n_dimensions: Mapping[str, int]
@@ -102,7 +106,11 @@ def records_of_tensors(description: Description) -> dict[str, TensorRecord]:
 
 
 def compare_tensors(
-    now: Mapping[str, TensorRecord], before: Mapping[str, TensorRecord], *, present: frozenset[str] = frozenset()
+    now: Mapping[str, TensorRecord],
+    before: Mapping[str, TensorRecord],
+    *,
+    present: frozenset[str] = frozenset(),
+    excluded: frozenset[str] = frozenset(),
 ) -> TensorComparison:
     """Pair tensors by name, by the rule of a renaming or by content, and measure how far each moved.
 
@@ -112,6 +120,8 @@ def compare_tensors(
         Of the model and of the baseline.
     present : frozenset of str
         Names of everything else in the model: what is analysed now was not lost.
+    excluded : frozenset of str
+        Tensors of layers that the user left out: they may turn, as a head for another task does.
     """
     same = [name for name, record in now.items() if name in before and before[name].shape == record.shape]
     left_now = {name: record for name, record in now.items() if name not in same}
@@ -121,8 +131,14 @@ def compare_tensors(
     pairs = {**{name: name for name in same}, **renamed}
     lost = [name for name in left_before if name not in renamed.values()]
     missing = tuple(name for name in lost if name not in now)
+    changes = {name: _change(now[name], before[partner]) for name, partner in pairs.items()}
     return TensorComparison(
-        changes={name: _change(now[name], before[partner]) for name, partner in pairs.items()},
+        changes=changes,
+        turns={
+            name: _turn(now[name], before[partner], changes[name])
+            for name, partner in pairs.items()
+            if len(now[name].shape) > 1 and name not in excluded
+        },
         missing=missing,
         reshaped=tuple(name for name in lost if name in now),
         n_dimensions={name: len(before[name].shape) for name in missing},
@@ -154,6 +170,12 @@ def _change(now: TensorRecord, before: TensorRecord) -> float:
     return relative_change(np.array(now.projections), np.array(before.projections), reference_norm=before.norm)
 
 
+def _turn(now: TensorRecord, before: TensorRecord, change: float) -> float:
+    if not now.norm or not before.norm:
+        return change
+    return turn(math.sqrt(now.norm), math.sqrt(before.norm), change)
+
+
 def tensor_payload(record: TensorRecord) -> list[Any]:
     """Return a record as plain data for JSON: shape, hash, norm, projections."""
     return [list(record.shape), record.content_hash, record.norm, list(record.projections)]
@@ -169,9 +191,10 @@ def read_tensor(name: str, payload: Any, refuse: Refuse) -> TensorRecord:
         raise refuse(f"tensor {name[:200]!r}: the shape must be positive integers and the hash text")
     if norm is None:
         return TensorRecord(name=name, shape=tuple(shape), content_hash=content_hash, norm=None)
-    are_projections = isinstance(projections, list) and len(projections) == N_DIGEST_PROJECTIONS
+    n_expected = n_projections(tuple(shape))
+    are_projections = isinstance(projections, list) and len(projections) == n_expected
     if not are_projections or not all(map(_is_finite, [norm, *projections])) or norm < 0:
-        raise refuse(f"tensor {name[:200]!r}: norm and {N_DIGEST_PROJECTIONS} projections must be finite numbers")
+        raise refuse(f"tensor {name[:200]!r}: norm and {n_expected} projections must be finite numbers")
     return TensorRecord(
         name=name,
         shape=tuple(shape),

@@ -21,13 +21,11 @@ from pytest_weightwatcher.checks import (
     Rule,
     Severity,
 )
-from pytest_weightwatcher.comparison import Change
 from pytest_weightwatcher.meanings import UNDECIDED, UNREADABLE, Meaning, meaning_of
 from pytest_weightwatcher.wording import (
     describe_change,
     format_bounds,
     format_p_value,
-    format_share,
     name_some,
     name_unanalysed,
     resolution_of_change,
@@ -40,7 +38,7 @@ from spectral.spectrum import NOT_FINITE
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pytest_weightwatcher.comparison import LayerComparison
+    from pytest_weightwatcher.comparison import Change, LayerComparison
     from pytest_weightwatcher.matching import LayerSets
     from pytest_weightwatcher.records import LayerRecord
     from pytest_weightwatcher.tensors import TensorComparison
@@ -321,37 +319,6 @@ def judge_layer_set(
         detail=detail,
         resolution="names and shapes are compared; layers under another name are found by shape, spectrum and weights",
     )
-
-
-def judge_tensors(comparison: TensorComparison | None, rule: RegressionRule) -> Judgement:
-    """Judge how far the tensors without a spectrum moved, by the one that moved furthest; NaN never passes."""
-    check = MODEL + rule.check
-    if comparison is None or not comparison.changes:
-        reason = "it was recorded without them" if comparison is None else "there are none"
-        detail = f"tensors without a spectrum are not compared with the baseline: {reason}"
-        return Judgement(check=check, verdict=Verdict.SKIPPED, detail=detail)
-    # A change that is no number is the worst.
-    ranked = sorted(
-        comparison.changes.items(), key=lambda item: (-math.inf if math.isnan(item[1]) else -item[1], item[0])
-    )
-    judgement = judge_change(rule, Change(value=ranked[0][1], reference=0.0))
-    limit = (rule.increase or math.inf) * (rule.warn_at or 1.0)
-    moved = tuple(f"{name} by {format_share(change)}" for name, change in ranked if not change <= limit)
-    detail = f"{len(comparison.changes)} tensors without a spectrum: "
-    detail += (
-        f"moved from the baseline: {name_some(moved)}" if moved else f"none moved by more than {format_share(limit)}"
-    )
-    return replace(
-        judgement,
-        check=check,
-        detail=detail,
-        resolution=f"changes up to {format_share(limit)} stay unseen; estimated from projections to within 50% (95%)",
-    )
-
-
-def _as_worst(change: float) -> float:
-    """Return a change for ranking: one that is no number is the worst."""
-    return math.inf if math.isnan(change) else change
 
 
 def judge_regression(record: LayerRecord, comparison: LayerComparison, rule: RegressionRule) -> Judgement:

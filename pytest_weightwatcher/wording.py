@@ -15,6 +15,7 @@ from pytest_weightwatcher.checks import (
     NOISE,
     OVERLAP,
     SPECTRUM,
+    TURN,
     WEIGHTS,
     RegressionRule,
     Rule,
@@ -81,6 +82,13 @@ def _describe_drift(value: float, accepted: float) -> str:
     )
 
 
+def _describe_turn(value: float, accepted: float) -> str:
+    return (
+        f"the layer turned away from the baseline: the cosine of the angle between its weights now and then is "
+        f"{1.0 - value:.2g}; at least {1.0 - accepted:.2g} accepted"
+    )
+
+
 def _describe_traps(value: float, accepted: float) -> str:
     plural = "s" if value != 1 else ""
     return f"{value:.0f} correlation trap{plural} that the baseline does not have; {accepted:.0f} accepted"
@@ -95,6 +103,7 @@ _DISTANCES: Mapping[str, Callable[[float, float], str]] = MappingProxyType(
         SPECTRUM: _describe_spectrum,
         WEIGHTS: _describe_weights,
         DRIFT: _describe_drift,
+        TURN: _describe_turn,
         CORRELATION_TRAPS: _describe_traps,
         INTRUDERS: _describe_intruders,
     }
@@ -120,6 +129,7 @@ _LIMITATIONS: Mapping[str, str] = MappingProxyType(
         SPECTRUM: "displacements up to {up} stay unseen; a change of weights that keeps the spectrum does, too",
         WEIGHTS: "changes up to {up} stay unseen; estimated from random projections to within {error} of itself (95%)",
         DRIFT: "a few epochs on wrong labels, or few wrong labels among many, may stay below the limit",
+        TURN: "less stays unseen; beside a baseline file a right angle is found in nine of ten cases",
         NOISE: "structure weaker than the detectability limit of the layer counts as noise",
         OVERLAP: "only the 10 leading directions of the layer are compared",
         INTRUDERS: "only the 10 leading directions of the layer are compared",

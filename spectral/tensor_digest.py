@@ -8,15 +8,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spectral.projections import project
+from spectral.projections import N_PROJECTIONS, project
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from spectral.loaders.protocol import TensorInfo, TensorSource
 
-N_DIGEST_PROJECTIONS = 8
-"""Fewer than a matrix has: the estimate of a change is 25% off, one standard error, and there are many such tensors."""
+N_OF_VECTOR = 8
+"""Fewer projections than a matrix has: an estimate is 25% off, one standard error, and there are many vectors."""
+
+
+def n_projections(shape: tuple[int, ...]) -> int:
+    """Return how many projections a tensor of this shape has."""
+    return N_OF_VECTOR if len(shape) < 2 else N_PROJECTIONS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +37,7 @@ class TensorDigest:
     norm : float or None
         Σw²; None where values are not finite, or their squares are not.
     projections : tuple of float
-        :data:`N_DIGEST_PROJECTIONS` random forms of the values; empty where there is no norm.
+        As many random forms of the values as :func:`n_projections` says; empty where there is no norm.
     """
 
     name: str
@@ -68,7 +73,7 @@ def _digest(source: TensorSource, info: TensorInfo) -> TensorDigest:
             total = float(sum(float(row @ row) for row in (row.astype(np.float64) for row in rows)))
         if np.isfinite(total):
             norm = total
-            projections = tuple(map(float, project(rows[np.newaxis], n_forms=N_DIGEST_PROJECTIONS)))
+            projections = tuple(map(float, project(rows[np.newaxis], n_forms=n_projections(info.shape))))
     return TensorDigest(
         name=info.name,
         shape=info.shape,

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from pytest_weightwatcher import assert_no_regression
+from pytest_weightwatcher.comparison import turn
 from pytest_weightwatcher.tensors import (
     TensorRecord,
     compare_tensors,
@@ -102,7 +103,9 @@ def test_what_is_found(pytester: pytest.Pytester, recorded: Path, tensors: Tenso
 def test_the_tensor_is_named(pytester: pytest.Pytester, recorded: Path) -> None:
     save(pytester.path, set_to("stem.weight", 1e6))
     result = pytester.runpytest(*COMPARE)
-    result.stdout.fnmatch_lines(["*7 tensors without a spectrum: moved from the baseline: stem.weight by *"])
+    result.stdout.fnmatch_lines(
+        ["*7 tensors without a spectrum: stem.weight moved by * times; at most 10.00% accepted*"]
+    )
     result.stdout.fnmatch_lines(["*Biases, norms or kernels that have no spectrum are not those of the baseline*"])
 
 
@@ -111,6 +114,57 @@ def test_a_fine_tune_may_move_them_but_not_lose_them(pytester: pytest.Pytester, 
     assert findings(pytester, "--ww-profile=finetune") == {}
     save(pytester.path, without("stem.weight"))
     assert findings(pytester, "--ww-profile=finetune") == {"baseline.layers": "fail"}
+
+
+def small_head(seed: int) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(size=(10, 64)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "check"),
+    [
+        ("stem.weight", np.random.default_rng(9).normal(size=(24, 1, 3, 3)), "model.regression.kernels"),
+        ("stem.weight", 1e6, "model.regression.kernels"),
+        ("stem.weight", 0.0, "model.regression.kernels"),
+        ("small.weight", small_head(7), "regression.turn"),
+        ("small.weight", -small_head(1), "regression.turn"),
+        ("small.weight", small_head(1) + 0.5 * small_head(2), None),
+        ("stem.weight", model()["stem.weight"] + 0.3, None),
+    ],
+)
+def test_a_fine_tune_must_leave_something_of_small_layers(
+    pytester: pytest.Pytester, name: str, values: Any, check: str | None
+) -> None:
+    accepted = {**model(), "small.weight": small_head(1)}
+    save(pytester.path, accepted)
+    pytester.runpytest(*RECORD)
+    changed = np.broadcast_to(np.asarray(values, dtype=np.float32), accepted[name].shape).copy()
+    save(pytester.path, {**accepted, name: changed})
+    pytester.runpytest(*COMPARE, "--ww-profile=finetune", "--ww-report=json:out.json")
+    (found,) = json.loads((pytester.path / "out.json").read_text(encoding="utf-8"))["models"]
+    failing = {each["check"] for each in found["checks"] if each["verdict"] == "fail"}
+    assert failing == ({check} if check else set())
+
+
+def test_excluded_layers_may_turn(pytester: pytest.Pytester) -> None:
+    """As the head for another task does."""
+    save(pytester.path, model())
+    pytester.makefile(".yaml", ww="version: 1\nregression: {profile: finetune}\nanalysis: {exclude: [head]}\n")
+    pytester.runpytest(*RECORD)
+    save(pytester.path, set_to("head.weight", np.random.default_rng(3).normal(size=(96, 64))))
+    assert pytester.runpytest(*COMPARE).ret == pytest.ExitCode.OK
+
+
+@given(
+    st.lists(st.floats(-10, 10), min_size=3, max_size=3).filter(lambda v: np.linalg.norm(v) > 0.1),
+    st.lists(st.floats(-10, 10), min_size=3, max_size=3).filter(lambda v: np.linalg.norm(v) > 0.1),
+)
+def test_the_turn_is_one_minus_the_cosine(now: list[float], before: list[float]) -> None:
+    """The law of cosines."""
+    new, old = np.array(now), np.array(before)
+    change = float(np.linalg.norm(new - old) / np.linalg.norm(old))
+    cosine = float(new @ old / (np.linalg.norm(new) * np.linalg.norm(old)))
+    assert turn(float(np.linalg.norm(new)), float(np.linalg.norm(old)), change) == pytest.approx(1 - cosine, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -158,9 +212,9 @@ def test_beside_a_checkpoint_and_in_memory(pytester: pytest.Pytester) -> None:
     )
     result.assert_outcomes(failed=1, passed=1)
     assert_no_regression(model(), pytester.path / "good.safetensors")
-    with pytest.raises(AssertionError, match=r"moved from the baseline: stem\.weight by 100"):
+    with pytest.raises(AssertionError, match=r"spectrum: stem\.weight moved by 100\.00%"):
         assert_no_regression(pytester.path / "model.safetensors", pytester.path / "good.safetensors")
-    with pytest.raises(AssertionError, match=r"moved from the baseline: stem\.weight by 100"):
+    with pytest.raises(AssertionError, match=r"spectrum: stem\.weight moved by 100\.00%"):
         assert_no_regression(set_to("stem.weight", 0.0), model())
 
 
