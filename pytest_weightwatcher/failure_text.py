@@ -142,7 +142,7 @@ def _hint(worst: Outcome, hint: str) -> str:
     if worst.judgement.verdict is Verdict.ERROR:
         return ""
     if worst.check.name == COVERAGE:
-        return "In this test: lower min_coverage."
+        return "In this test: lower min_coverage." if worst.judgement.value else ""
     return "" if worst.check.name in (INTEGRITY, BASELINE_LAYERS) else hint
 
 

@@ -193,7 +193,7 @@ class Gate:
                 find_non_finite(description.source, description.other_tensors), len(description.other_tensors)
             )
         if check.name == WAIVERS:
-            return judge_waivers(model.config.waivers, self._today)
+            return judge_waivers(model.config, self._today)
         if check.name == BASELINE_LAYERS or isinstance(check.rule, RegressionRule):
             return self._judge_model_beside_baseline(model, check.rule)
         assert check.rule is not None, "every other check of a model has a rule"

@@ -11,7 +11,6 @@ from pytest_weightwatcher.checks import WAIVERS
 from pytest_weightwatcher.verdict import Judgement, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from datetime import date
 
     from pytest_weightwatcher.config import Config, Waiver
@@ -58,13 +57,15 @@ def is_covered(waiver: Waiver, check: str, layer: str | None) -> bool:
     return is_of_layer and fnmatchcase(check, waiver.check)
 
 
-def judge_waivers(waivers: Sequence[Waiver], today: date) -> Judgement:
-    """Fail a run with expired waivers, and list all of them."""
+def judge_waivers(config: Config, today: date) -> Judgement:
+    """Fail a run with expired waivers, and list all of them, each with its line."""
+    waivers = config.waivers
     expired = [waiver for waiver in waivers if not today <= waiver.expires]
+    lines = [config.line_of((WAIVERS, index)) for index in range(len(waivers))]
     listed = "; ".join(
-        f"{waiver.check} of {waiver.match} "
+        f"{'' if line is None else f'line {line}: '}{waiver.check} of {waiver.match} "
         f"{'EXPIRED on' if waiver in expired else 'until'} {waiver.expires}: {_why(waiver)}"
-        for waiver in waivers
+        for waiver, line in zip(waivers, lines, strict=True)
     )
     return Judgement(
         check=WAIVERS,

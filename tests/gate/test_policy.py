@@ -98,9 +98,9 @@ def test_an_inconclusive_judgement_that_fails_can_be_waived() -> None:
 
 
 def test_expired_waivers_fail_the_run_even_where_they_cover_nothing() -> None:
-    assert judge_waivers(config(waiver()).waivers, TODAY).verdict is Verdict.PASS
+    assert judge_waivers(config(waiver()), TODAY).verdict is Verdict.PASS
     expired = config(waiver(), waiver(TODAY - timedelta(days=1), match="gone", check="norm"))
-    found = judge_waivers(expired.waivers, TODAY)
+    found = judge_waivers(expired, TODAY)
     assert found.verdict is Verdict.FAIL
     assert found.value == 1.0
     assert "2 waivers, 1 expired" in found.detail
@@ -162,6 +162,7 @@ def test_an_expired_waiver_fails_the_run(pytester: pytest.Pytester, make_model: 
     verdicts = {check["id"].partition("::")[2]: check["verdict"] for check in payload["models"][0]["checks"]}
     assert verdicts["model.safetensors::head::alpha"] == "fail"
     assert verdicts["model.safetensors::waivers"] == "fail"
+    result.stdout.fnmatch_lines(["*1 waivers, 1 expired: line *: alpha of * EXPIRED on 2020-01-01: *"])
     assert payload["models"][0]["waivers"][0]["n_used"] == 0
     make_model()
     result, _ = run_with(pytester, f"{FAIL}{waivers('2020-01-01')}")
