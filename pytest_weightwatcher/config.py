@@ -265,6 +265,7 @@ class ReportSection(_Section):
 
     json_: Text | None = Field(default=None, alias="json")
     markdown: Text | None = None
+    html: Text | None = None
 
 
 class Config(_Section):

@@ -164,6 +164,11 @@ class Gate:
         """Return the analysis of a whole model, reusing what has been computed."""
         return self._measurements.analysis(model)
 
+    def before(self, model: CheckedModel, spec: MatrixSpec) -> LayerRecord | None:
+        """Return what the baseline knows of a layer; None where it is new, or there is no baseline."""
+        entry = None if model.baseline is None else self._measurements.entry(model, spec)
+        return None if entry is None else entry.record
+
     def partner(self, model: CheckedModel, spec: MatrixSpec) -> str | None:
         """Return the name of a layer in the baseline; None where it is new, or there is no baseline."""
         return None if model.baseline is None else self._measurements.partner(model, spec)

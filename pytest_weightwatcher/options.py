@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 CONFIG_NAME = "ww.yaml"
 MAX_SEED = 2**32 - 1
-REPORT_TYPES = ("json", "md")
+REPORT_TYPES = ("json", "md", "html")
 FAIL_ON = ("fail", "warn", "never")
 PROFILE_NAMES = ("compression", "finetune")
 

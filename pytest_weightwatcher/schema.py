@@ -139,6 +139,7 @@ _DESCRIPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "ReportSection": {
             "json": "The result file, for other tools and ww-gate explain.",
             "markdown": "A report for a pull request or job summary.",
+            "html": "A report with pictures, for a browser; one file.",
         },
     }
 )

@@ -186,6 +186,7 @@ class GateSession:
                 spec,
                 is_reused=self._gate.is_reused(model, spec),
                 baseline_name=self._gate.partner(model, spec),
+                before=self._gate.before(model, spec),
             ),
             "recorded": None if entry is None else recorded_payload(entry),
             "failed_metrics": [f"{spec.name}: {record.reasons[name]}" for name in record.failed_metrics],

@@ -80,6 +80,7 @@ def _judge(
                         check.spec,
                         is_reused=gate.is_reused(model, check.spec),
                         baseline_name=gate.partner(model, check.spec),
+                        before=gate.before(model, check.spec),
                     )
                     payload["layer_record"] = {"layer": layer, "recorded": None}
                 results.receive(payload)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from pytest_weightwatcher.report.html import render_html
 from pytest_weightwatcher.report.markdown import render_markdown
 
 Result = Mapping[str, Any]
@@ -17,7 +18,9 @@ def render_json(result: Result) -> str:
     return json.dumps(result, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-RENDERERS: Mapping[str, Callable[[Result], str]] = MappingProxyType({"json": render_json, "md": render_markdown})
+RENDERERS: Mapping[str, Callable[[Result], str]] = MappingProxyType(
+    {"json": render_json, "md": render_markdown, "html": render_html}
+)
 
 
 def render(kind: str, result: Result) -> str:

@@ -11,6 +11,7 @@ from pytest_weightwatcher.baseline import options_payload
 from pytest_weightwatcher.checks import INTEGRITY, RegressionRule
 from pytest_weightwatcher.gate import layer_checks, model_checks
 from pytest_weightwatcher.policy import is_covered
+from pytest_weightwatcher.report.spectra import spectrum_payload
 from pytest_weightwatcher.verdict import SEVERITY_ORDER, Judgement, Verdict
 from spectral import __version__
 from spectral.metrics import summarise
@@ -63,9 +64,15 @@ class ResultBuilder:
         }
 
     def layer_payload(
-        self, record: LayerRecord, spec: MatrixSpec, *, is_reused: bool, baseline_name: str | None
+        self,
+        record: LayerRecord,
+        spec: MatrixSpec,
+        *,
+        is_reused: bool,
+        baseline_name: str | None,
+        before: LayerRecord | None = None,
     ) -> dict[str, Any]:
-        """Return what a report says of one layer, as plain data."""
+        """Return what a report says of one layer, as plain data; ``before`` is that of the baseline."""
         return {
             **_spec_payload(spec),
             "hash": record.content_hash,
@@ -73,6 +80,7 @@ class ResultBuilder:
             "baseline_name": baseline_name,
             "metrics": {name: _number(value) for name, value in record.metrics.items()},
             "reason": record.reason,
+            "spectrum": spectrum_payload(record, spec, before),
         }
 
     def receive(self, payload: dict[str, Any]) -> None:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from pytest_weightwatcher.config import Config
 
-SUFFIXES = {"json": ".json", "md": ".md"}
-SIGNS = {"json": '"pytest-weightwatcher"', "md": "## Checkpoint gate"}
+SUFFIXES = {"json": ".json", "md": ".md", "html": ".html"}
+SIGNS = {"json": '"pytest-weightwatcher"', "md": "## Checkpoint gate", "html": 'content="pytest-weightwatcher'}
 """Near its beginning, every report of a type has this."""
 
 _N_CHARACTERS = 2000
@@ -68,7 +68,11 @@ def targets_of_config(config: Config) -> tuple[ReportTarget, ...]:
         return ()
     folder = config.path.parent
     targets = []
-    for key, kind, name in (("json", "json", config.report.json_), ("markdown", "md", config.report.markdown)):
+    for key, kind, name in (
+        ("json", "json", config.report.json_),
+        ("markdown", "md", config.report.markdown),
+        ("html", "html", config.report.html),
+    ):
         if name is None:
             continue
         path, where = folder / name, ("report", key)

@@ -1,0 +1,169 @@
+"""Numbers of all layers by their depth in the model: alpha with its error, traps, ranks, distance from the baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytest_weightwatcher.report.html import svg
+from pytest_weightwatcher.report.html.axes import Scale, scale_over
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from markupsafe import Markup
+
+WIDE, NARROW, HEIGHT = 960, 560, 240
+_LEFT, _MARGIN, _TOP, _BOTTOM = 62, 8, 26, 198
+_VERDICTS = ("pass", "warn", "fail")
+_ALPHA_BAND = (2.0, 6.0)
+"""Well-trained layers lie in it: Martin, Peng and Mahoney, Nature Communications 12 (2021) 4122."""
+
+_REGRESSIONS = (("regression.weights", "change of weights"), ("regression.spectrum", "displacement of the spectrum"))
+
+Layer = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """One number of every layer that has it.
+
+    Attributes
+    ----------
+    title, y_title : str
+        For the heading and the axis.
+    values : mapping of int to float
+        Place of the layer in the model -> number.
+    errors : mapping of int to float
+        Its standard error, where there is one.
+    band : tuple of float, or None
+        Usual or accepted range.
+    width : int
+        Of the picture.
+    is_log : bool
+        Whether the axis is logarithmic.
+    """
+
+    title: str
+    y_title: str
+    values: Mapping[int, float]
+    errors: Mapping[int, float]
+    band: tuple[float, float] | None = None
+    is_log: bool = False
+    width: int = NARROW
+
+
+def depth_charts(model: Mapping[str, Any], layers: Sequence[Layer], key: str) -> list[tuple[str, Markup]]:
+    """Return titles and pictures of what varies with depth; those without any number are left out.
+
+    Parameters
+    ----------
+    model : mapping
+        One of ``models[]`` of a result.
+    layers : sequence of dict
+        Its layers in order, each with its ``verdict``.
+    key : str
+        Unique in the page.
+    """
+    return [
+        (series.title, _chart(series, layers, f"{key}-{place}"))
+        for place, series in enumerate(_all_series(model, layers))
+        if series.values
+    ]
+
+
+def _all_series(model: Mapping[str, Any], layers: Sequence[Layer]) -> list[Series]:
+    places = {layer["name"]: place for place, layer in enumerate(layers)}
+    found = [
+        Series(
+            title="Alpha by depth",
+            y_title="alpha, with its standard error; the band is the usual range of 2 to 6",
+            values=_metric(layers, "alpha"),
+            errors=_metric(layers, "sigma"),
+            band=_ALPHA_BAND,
+            width=WIDE,
+        )
+    ]
+    found += [_moved(model, places, check, words) for check, words in _REGRESSIONS]
+    found += [
+        Series(
+            title="Effective rank by depth",
+            y_title="effective rank",
+            values=_metric(layers, "effective_rank"),
+            errors={},
+        ),
+        Series(title="Stable rank by depth", y_title="stable rank", values=_metric(layers, "stable_rank"), errors={}),
+    ]
+    traps = {
+        places[check["layer"]]: check["value"]
+        for check in model["checks"]
+        if check["check"] in ("correlation_traps", "regression.correlation_traps") and check["value"] is not None
+    }
+    found.append(
+        Series(
+            title="Correlation traps by depth",
+            y_title="traps (beside a baseline: new ones)",
+            values=traps if any(traps.values()) else {},
+            errors={},
+        )
+    )
+    return found
+
+
+def _moved(model: Mapping[str, Any], places: Mapping[str, int], name: str, words: str) -> Series:
+    """Return a distance of every layer from the baseline, and up to where it is accepted."""
+    checks = [check for check in model["checks"] if check["check"] == name and check["value"]]
+    limits = [check["limit"]["max"] for check in checks if check["limit"]]
+    return Series(
+        title=f"{words} since the baseline".capitalize(),
+        y_title=f"relative{', the band is accepted' if limits else ''}",
+        values={places[check["layer"]]: check["value"] for check in checks},
+        errors={},
+        band=(0.0, min(limits)) if limits else None,
+        is_log=True,
+    )
+
+
+def _metric(layers: Sequence[Layer], name: str) -> dict[int, float]:
+    values = ((place, layer["metrics"].get(name)) for place, layer in enumerate(layers))
+    return {place: float(value) for place, value in values if value is not None}
+
+
+def _chart(series: Series, layers: Sequence[Layer], key: str) -> Markup:
+    x = Scale(low=0.5, high=max(len(layers), 1) + 0.5, start=_LEFT, end=series.width - _MARGIN)
+    ends = {place: _ends(value, series.errors.get(place, 0.0)) for place, value in series.values.items()}
+    extent = [end for both in ends.values() for end in both]
+    y = scale_over([*extent, *(series.band or ())], _BOTTOM, _TOP, is_log=series.is_log)
+    parts = []
+    if series.band is not None:
+        low, high = series.band
+        parts.append(svg.box((x.start, y.place(low)), (x.end, y.place(high)), "band"))
+    parts += svg.axes(x, y, x_title="layer, in the order of the model", y_title=series.y_title)
+    with_error = [(x.place(place + 1), both) for place, both in ends.items() if place in series.errors]
+    bars = [((at, y.place(low)), (at, y.place(high))) for at, (low, high) in with_error]
+    parts.append(svg.segments(bars, "error"))
+    radius = 3.5 if len(layers) < 100 else 2.0
+    for verdict in _VERDICTS:
+        places = [place for place in series.values if _kind(layers[place]["verdict"]) == verdict]
+        dots = [(x.place(place + 1), y.place(series.values[place])) for place in places]
+        parts.append(svg.dots(dots, f"dot {verdict}", radius=radius))
+    return svg.picture(
+        parts, width=series.width, height=HEIGHT, title=series.title, description=_describe(series, layers), key=key
+    )
+
+
+def _ends(value: float, error: float) -> tuple[float, float]:
+    return value - error, value + error
+
+
+def _kind(verdict: str) -> str:
+    return "fail" if verdict in ("fail", "error") else "warn" if verdict == "warn" else "pass"
+
+
+def _describe(series: Series, layers: Sequence[Layer]) -> str:
+    """Say in words what the picture shows."""
+    lowest, highest = (pick(series.values, key=lambda place: series.values[place]) for pick in (min, max))
+    return (
+        f"{series.title}: {len(series.values)} of {len(layers)} layers, from {series.values[lowest]:.4g} "
+        f"({layers[lowest]['name'][:80]}) to {series.values[highest]:.4g} ({layers[highest]['name'][:80]})."
+    )

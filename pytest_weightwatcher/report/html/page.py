@@ -1,0 +1,155 @@
+"""Put the page together: what comes first, which layers are shown whole, and a policy that allows no request."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from pytest_weightwatcher.report.html.depth_charts import depth_charts
+from pytest_weightwatcher.report.html.spectrum_chart import spectrum_chart
+from pytest_weightwatcher.report.markdown import format_number, split_paragraphs
+from pytest_weightwatcher.report.ranking import findings_of, rank_layers
+from pytest_weightwatcher.report.templates import make_environment, templates_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MAX_FINDINGS = 200
+"""Layers with findings told one by one; of more, the rest is counted."""
+
+N_FIRST = 5
+"""Layers with findings told on the first screen."""
+
+MAX_SPECTRA = 24
+"""Layers drawn whole: the worst ones."""
+
+_N_CHANGES = 5
+_N_TOLD = 2
+_MAX_NAME = 160
+_COLUMNS = (
+    ("alpha", "alpha"),
+    ("sigma", "sigma"),
+    ("D", "D"),
+    ("stable_rank", "stable rank"),
+    ("effective_rank", "effective rank"),
+    ("log_spectral_norm", "log10 λmax"),
+)
+"""Metric -> heading of the table of layers."""
+
+
+def render_html(result: Mapping[str, Any]) -> str:
+    """Render a result as one HTML file that needs neither network nor JavaScript."""
+    environment = make_environment()
+    environment.filters["name"] = shorten
+    environment.filters["number"] = format_number
+    environment.filters["paragraphs"] = split_paragraphs
+    style, script = (_asset(name) for name in ("report.css", "report.js"))
+    return environment.get_template("report.html.jinja").render(
+        result=result,
+        models=[_model(model, f"m{place}") for place, model in enumerate(result["models"])],
+        sections=result.get("sections", ()),
+        columns=_COLUMNS,
+        style=style,
+        script=script,
+        policy=_policy(style, script),
+        n_first=N_FIRST,
+        max_findings=MAX_FINDINGS,
+    )
+
+
+def shorten(name: str) -> str:
+    """Return a name that can be shown: printable, and of bounded length."""
+    shown = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in name)
+    return shown if len(shown) <= _MAX_NAME else f"{shown[: _MAX_NAME - 1]}…"
+
+
+def _model(model: Mapping[str, Any], key: str) -> dict[str, Any]:
+    ranked = rank_layers(model)
+    verdicts = {layer["name"]: layer["verdict"] for layer in ranked}
+    layers = [{**layer, "verdict": verdicts[layer["name"]]} for layer in model["layers"]]
+    findings = findings_of(model)
+    interesting = [layer for layer in _most_interesting(ranked, model) if layer.get("spectrum")][:MAX_SPECTRA]
+    return {
+        "model": model,
+        "key": key,
+        "groups": _grouped(findings),
+        "n_findings": len(findings),
+        "changes": _largest_changes(model),
+        "layers": layers,
+        "charts": depth_charts(model, layers, key),
+        "spectra": [
+            {
+                "layer": layer,
+                "checks": [check for check in findings if check["layer"] == layer["name"]],
+                "chart": spectrum_chart(shorten(layer["name"]), layer["spectrum"], f"{key}-s{place}"),
+            }
+            for place, layer in enumerate(interesting)
+        ],
+        "n_without_spectrum": len(layers) - len(interesting),
+    }
+
+
+def _grouped(findings: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return findings by layer, the worst layer first; what several mean, and what to do, is told once."""
+    groups: dict[str | None, list[Mapping[str, Any]]] = {}
+    for check in findings:
+        groups.setdefault(check["layer"], []).append(check)
+    return [
+        {
+            "layer": layer,
+            "verdict": checks[0]["verdict"],
+            "checks": checks,
+            "meanings": list(dict.fromkeys(check["meaning"] for check in checks if check["meaning"]))[:_N_TOLD],
+            "actions": list(dict.fromkeys(check["action"] for check in checks if check["action"]))[:1],
+        }
+        for layer, checks in groups.items()
+    ]
+
+
+def _largest_changes(model: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the checks of layers that used up most of what they may move from the baseline."""
+    moved = [check for check in model["checks"] if check["layer"] is not None and _used(check) > 0.0]
+    return sorted(moved, key=_used, reverse=True)[:_N_CHANGES]
+
+
+def _used(check: Mapping[str, Any]) -> float:
+    """Return which share of its limit a distance from the baseline has reached."""
+    limit = (check["limit"] or {}).get("max")
+    is_distance = check["check"] in ("regression.weights", "regression.spectrum", "regression.drift")
+    if not is_distance or not limit or check["value"] is None:
+        return 0.0
+    return float(check["value"]) / float(limit)
+
+
+def _most_interesting(ranked: list[dict[str, Any]], model: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the layers worst first; among those that pass, what moved furthest first."""
+    used: dict[str, float] = {}
+    for check in model["checks"]:
+        if check["layer"] is not None:
+            used[check["layer"]] = max(_used(check), used.get(check["layer"], 0.0))
+    order = ("error", "fail", "warn")
+    return sorted(
+        ranked,
+        key=lambda layer: (
+            order.index(layer["verdict"]) if layer["verdict"] in order else len(order),
+            -used.get(layer["name"], 0.0),
+        ),
+    )
+
+
+def _asset(name: str) -> Markup:
+    return Markup((templates_folder() / name).read_text(encoding="utf-8"))  # noqa: S704 (our own file)
+
+
+def _policy(style: str, script: str) -> str:
+    """Return a Content-Security-Policy under which nothing is fetched, and nothing runs but what is named here."""
+    digests = [
+        base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii") for text in (style, script)
+    ]
+    return (
+        f"default-src 'none'; style-src 'sha256-{digests[0]}'; script-src 'sha256-{digests[1]}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
