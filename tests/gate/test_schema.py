@@ -185,7 +185,7 @@ WRONG = [
     "version: 1\nwaivers: [{match: '*', check: alpha, reason: x, expires: 2027-02-30x}]\n",
     "version: 1\npolicy: {fail_on: error}\n",
     "version: 1\npolicy: {inconclusive: pass}\n",
-    "version: 1\nreport: {html: report.html}\n",
+    "version: 1\nreport: {pdf: report.pdf}\n",
     "version: 1\nreport: {json: 3}\n",
     "version: 1\nmodels: [{baseline: x.json}]\n",
     "version: 1\nmodels: [a.pt]\n",
