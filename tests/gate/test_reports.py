@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from pytest_weightwatcher.records import record_of
@@ -134,3 +136,16 @@ def test_templates_are_found_in_the_checkout() -> None:
     from pytest_weightwatcher.report.templates import templates_folder
 
     assert templates_folder() == Path(__file__).resolve().parents[2] / "templates"
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
+def test_json_says_what_it_was_given(value: object) -> None:
+    """Lists of numbers are put on one line; whatever else there is stays what it is."""
+    text = render("json", {"x": value})
+    assert json.loads(text) == {"x": value}
+    assert "\n" not in render("json", {"x": [1, -2.5, 1e-300]}).partition("[")[2].rpartition("]")[0]
