@@ -67,6 +67,8 @@ from spectral.trap_report import describe_layer_traps
 from spectral.weights import load_matrix
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from pytest_weightwatcher.baseline import BaselineEntry
     from pytest_weightwatcher.comparison import Change
     from pytest_weightwatcher.planning import CheckedModel
@@ -186,6 +188,10 @@ class Gate:
             detail = f"{check.model.path}: tensor {name!r} needs more memory than there is"
             return Judgement(check=check.name, verdict=Verdict.ERROR, detail=detail)
         return apply_policy(judgement, layer, check.model.config, self._today)
+
+    def begun(self) -> list[tuple[MatrixSpec, Future[object]]]:
+        """Return the analyses that were begun, ready to be waited for."""
+        return self._measurements.begun()
 
     def close(self) -> None:
         """Cancel what has not begun and wait for the rest."""

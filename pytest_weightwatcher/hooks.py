@@ -83,6 +83,9 @@ class GateHooks:
     def pytest_runtestloop(self, session: pytest.Session) -> None:
         if not session.config.option.collectonly and not self._gate.is_worker:
             self._gate.prefetch([item for item in session.items if isinstance(item, CheckItem)])
+            reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+            if reporter is not None:
+                self._gate.watch(reporter)
 
     def pytest_internalerror(self) -> None:
         self._gate.close()

@@ -50,6 +50,7 @@ class Measurements:
         self._futures: dict[tuple[object, ...], Future[object]] = {}
         self._records: dict[tuple[int, str], LayerRecord] = {}
         self._sets: dict[int, LayerSets] = {}
+        self._matrices: dict[tuple[object, ...], tuple[MatrixSpec, Future[object]]] = {}
 
     def begin(self, model: CheckedModel, spec: MatrixSpec, *, with_baseline: bool) -> None:
         """Start what a check of a matrix will wait for."""
@@ -172,6 +173,11 @@ class Measurements:
         futures = [self._once((id(model), spec.name, "traps", seed), _trap_p_values, task, seed) for seed in seeds]
         return tuple(future.result()[0 if needs_cause else 1] for future in futures)
 
+    def begun(self) -> list[tuple[MatrixSpec, Future[object]]]:
+        """Return the analyses of matrices that were begun, in their order, ready to be waited for."""
+        self._hold_blas()
+        return list(self._matrices.values())
+
     def close(self) -> None:
         """Cancel what has not begun and wait for the rest."""
         if self._executor is not None:
@@ -188,6 +194,7 @@ class Measurements:
             self._futures[key] = self._pool().submit(
                 analyze_unless_known, task_of(model, spec), model.known, before=self._is_held.wait
             )
+            self._matrices[key] = (spec, self._futures[key])
         return self._futures[key]  # type: ignore[return-value]  # one table holds futures of every kind
 
     def _found(self, model: CheckedModel, spec: MatrixSpec) -> LayerAnalysis | KnownMatrix:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,6 +128,15 @@ class GateSession:
         self._n_selected = len(items)
         for item in items:
             self._gate.submit(item.check)
+
+    def watch(self, reporter: pytest.TerminalReporter) -> None:
+        """Wait for the analyses with a word of how far they are, where somebody looks at a terminal."""
+        is_watched = reporter.isatty and reporter.verbosity >= 0 and os.environ.get("TERM") != "dumb"
+        # Who wants to stop at the first failure does not want to wait for the last analysis.
+        if is_watched and not self._config.option.maxfail:
+            from pytest_weightwatcher.live_progress import watch
+
+            watch(self._gate.begun(), partial(reporter.write, flush=True), width=shutil.get_terminal_size().columns)
 
     def judge(self, check: Check) -> Judgement:
         """Decide one check."""
