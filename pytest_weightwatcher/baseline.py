@@ -58,13 +58,17 @@ class BaselineEntry:
         Quantity -> root mean square of how far the other accepted checkpoints lie from the recorded one; empty where
         only one was recorded.
     moved : mapping of str to float
-        Quantity -> share of its allowance by which the ratchet has let it move, all updates since it was first recorded
-        together; signed where the quantity is.
+        Distance from the baseline -> share of its allowance by which the ratchet has let it move, all updates since the
+        entry was first recorded together; of alpha with its sign.
+    origin : mapping of str to float
+        Metric -> its value when the entry was first recorded, where the ratchet has let it move; and the largest
+        eigenvalue of the permuted matrix then, as a share of all, under the name of the traps.
     """
 
     record: LayerRecord
     spread: Mapping[str, float] = field(default_factory=dict)
     moved: Mapping[str, float] = field(default_factory=dict)
+    origin: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +171,8 @@ def entry_payload(entry: BaselineEntry) -> dict[str, Any]:
         payload["spread"] = dict(entry.spread)
     if entry.moved:
         payload["moved"] = dict(entry.moved)
+    if entry.origin:
+        payload["origin"] = dict(entry.origin)
     payload["projections"] = list(record.projections)
     payload["singular_values"] = list(record.sketch)
     return payload
@@ -365,7 +371,8 @@ def _read_content(name: str, entry: dict[str, Any], refuse: Callable[[str], Base
     return BaselineEntry(
         record=record,
         spread=MappingProxyType(_read_spread(entry.get("spread", {}), refuse)),
-        moved=MappingProxyType(_read_moved(entry.get("moved", {}), refuse)),
+        moved=MappingProxyType(_read_numbers("moved", entry, refuse)),
+        origin=MappingProxyType(_read_numbers("origin", entry, refuse)),
     )
 
 
@@ -428,10 +435,11 @@ def _read_spread(spread: Any, refuse: Callable[[str], BaselineError]) -> dict[st
     return {name: float(value) for name, value in spread.items()}
 
 
-def _read_moved(moved: Any, refuse: Callable[[str], BaselineError]) -> dict[str, float]:
-    if not isinstance(moved, dict) or not _are_numbers(list(moved.values())):
-        raise refuse("moved must be names and numbers")
-    return {name: float(value) for name, value in moved.items()}
+def _read_numbers(key: str, entry: dict[str, Any], refuse: Callable[[str], BaselineError]) -> dict[str, float]:
+    numbers = entry.get(key, {})
+    if not isinstance(numbers, dict) or not _are_numbers(list(numbers.values())):
+        raise refuse(f"{key} must be names and numbers")
+    return {name: float(value) for name, value in numbers.items()}
 
 
 def _read_tensors(path: Path, payload: Any) -> Mapping[str, TensorRecord] | None:

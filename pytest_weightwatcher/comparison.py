@@ -27,6 +27,15 @@ from spectral.subspaces import INTRUDER_COSINE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from typing import Protocol
+
+    class Projected(Protocol):
+        """What has contents and projections: a layer, or a tensor without a spectrum."""
+
+        @property
+        def content_hash(self) -> str: ...
+        @property
+        def projections(self) -> tuple[float, ...]: ...
 
     from pytest_weightwatcher.baseline import BaselineEntry
     from pytest_weightwatcher.profiles import TrapNews
@@ -134,7 +143,7 @@ def compare_records(
             changes[DRIFT] = Change(value=value, reference=0.0, sigma=entry.spread.get(DRIFT))
             reasons[TURN] = "only layers too small for a drift are judged by their turn"
         else:
-            value = turn(math.sqrt(record.norm), math.sqrt(reference.norm), change)
+            value = turn_of(record, reference) if subspaces is None else turn(record.norm, reference.norm, change)
             changes[TURN] = Change(value=value, reference=0.0, sigma=entry.spread.get(TURN))
             reasons[DRIFT] = f"{record.n_evals} eigenvalues are too few: the turn is given instead"
     _compare_metrics(record, entry, changes)
@@ -184,24 +193,37 @@ def drift(record: LayerRecord, reference: LayerRecord, change: float) -> float:
     change : float
         ρ, known or estimated.
     """
-    cosine = 1.0 - turn(math.sqrt(record.norm), math.sqrt(reference.norm), change)
+    cosine = 1.0 - turn(record.norm, reference.norm, change)
     sine = math.sqrt(1.0 - cosine * cosine) if cosine > 0.0 else 1.0
     return sine + SPREAD_WEIGHT * log_ratio(record.metrics["effective_rank"], reference.metrics["effective_rank"])
 
 
-def turn(length: float, reference: float, change: float) -> float:
+def turn(norm: float, reference: float, change: float) -> float:
     """Return 1 - cos θ, θ the angle between two vectors: 0 for one direction, 1 for a right angle, 2 for the opposite.
 
     Parameters
     ----------
-    length, reference : float
-        ‖W'‖ and ‖W‖, > 0.
+    norm, reference : float
+        ‖W'‖² and ‖W‖², > 0.
     change : float
-        ρ = ‖W' - W‖ / ‖W‖, known or estimated: cos θ = (1 + F² - ρ²) / 2F with F = ‖W'‖/‖W‖.
+        ρ = ‖W' - W‖ / ‖W‖: cos θ = (1 + F² - ρ²) / 2F with F = ‖W'‖/‖W‖.
     """
-    growth = length / reference
+    growth = math.sqrt(norm / reference)
     cosine = (1.0 + growth * growth - change * change) / (2.0 * growth)
     return 1.0 - min(1.0, max(-1.0, cosine))
+
+
+def turn_of(record: Projected, reference: Projected) -> float:
+    """Estimate 1 - cos θ as the correlation of the projections of both, whatever their lengths.
+
+    E[p p'] = <W, W'> for random forms p, so the cosine of the vectors of forms estimates that of the weights; its
+    standard error is about (1 - cos²θ)/√n, 0.2 for a right angle and 24 forms.
+    """
+    if record.content_hash == reference.content_hash:
+        return 0.0
+    now, before = np.array(record.projections), np.array(reference.projections)
+    lengths = float(np.linalg.norm(now) * np.linalg.norm(before))
+    return 1.0 - float(now @ before) / lengths if lengths > 0.0 else 1.0
 
 
 def deviations(record: LayerRecord, reference: LayerRecord) -> dict[str, float]:
@@ -211,7 +233,7 @@ def deviations(record: LayerRecord, reference: LayerRecord) -> dict[str, float]:
     if reference.n_evals >= DRIFT_EVALS:
         found[DRIFT] = drift(record, reference, change)
     else:
-        found[TURN] = turn(math.sqrt(record.norm), math.sqrt(reference.norm), change)
+        found[TURN] = turn_of(record, reference)
     if reference.tail is not None:
         alpha = record.alpha_at(reference.tail.n)
         if alpha is not None:

@@ -18,6 +18,7 @@ from pytest_weightwatcher.checks import (
     OVERLAP,
     REGRESSION,
     SPECTRUM,
+    TENSORS,
     WAIVERS,
     WEIGHTS,
 )
@@ -37,7 +38,13 @@ _LABEL = 12
 _FINDINGS = ("warn", "fail", "error")
 _NOT_JUDGED = ("skipped", "inconclusive")
 
-_OWN_KEYS = {SPECTRUM: "max_displacement", WEIGHTS: "max_change", CORRELATION_TRAPS: "max_new", INTRUDERS: "max_new"}
+_OWN_KEYS = {
+    SPECTRUM: "max_displacement",
+    WEIGHTS: "max_change",
+    TENSORS: "max_change",
+    CORRELATION_TRAPS: "max_new",
+    INTRUDERS: "max_new",
+}
 """Quantity -> the only key of its limit."""
 
 _COUNTS = (CORRELATION_TRAPS, INTRUDERS)

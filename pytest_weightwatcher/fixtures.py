@@ -45,9 +45,15 @@ def _checkpoint_names(config: pytest.Config) -> list[str]:
     from pytest_weightwatcher.nodeids import escape_name
     from pytest_weightwatcher.plugin import gate_of, usage_errors
 
-    with usage_errors():
-        gate = gate_of(config)
-        return [escape_name(model.name) for model in gate.models_of(gate.main_path)]
+    gate = gate_of(config)
+    try:
+        with usage_errors():
+            return [escape_name(model.name) for model in gate.models_of(gate.main_path)]
+    except pytest.UsageError as error:
+        problem = str(error)
+    # Of a file that cannot be used the sentence is all there is to say; what led to it is our own code.
+    gate.had_usage_error = True
+    raise pytest.Collector.CollectError(problem)
 
 
 @pytest.fixture(scope="session", name="_ww_values")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +20,14 @@ from pytest_weightwatcher.baseline import (
     write_baseline,
 )
 from pytest_weightwatcher.baseline_source import numbers_of
-from pytest_weightwatcher.checks import RegressionRule, Rule
-from pytest_weightwatcher.comparison import deviations
+from pytest_weightwatcher.checks import CORRELATION_TRAPS, NOISE, PAIRED_QUANTITIES, RegressionRule, Rule
+from pytest_weightwatcher.comparison import Change, deviations
 from pytest_weightwatcher.errors import BaselineError
 from pytest_weightwatcher.gate import layer_checks
 from pytest_weightwatcher.records import rounded
 from pytest_weightwatcher.report.result import tool_payload
 from pytest_weightwatcher.tensors import read_tensor
-from pytest_weightwatcher.verdict import Verdict, judge_metric
+from pytest_weightwatcher.verdict import Verdict, judge_change, judge_metric
 from spectral import __version__
 
 if TYPE_CHECKING:
@@ -67,18 +67,57 @@ def _ratcheted(gate: Gate, model: CheckedModel, spec: MatrixSpec, record: LayerR
     assert model.baseline is not None, "the caller has seen to that"
     assert model.baseline.recorded is not None, "what is recorded over is a file"
     before = model.baseline.recorded.entries[spec.name]
-    moved = dict(before.moved)
+    path = _Path(before=before, moved=dict(before.moved), origin=dict(before.origin))
     for check in layer_checks(model, spec):
         judgement = gate.judge(check)
         if not _is_no_worse(check, judgement, before.record, model):
             return None
-        if isinstance(check.rule, RegressionRule) and judgement.share:
-            total = moved.get(check.rule.quantity, 0.0) + _signed_share(judgement)
-            # Small steps add up: together they must stay within what one step may be.
-            if not abs(total) <= (check.rule.warn_at or 1.0):
-                return None
-            moved[check.rule.quantity] = rounded(total, _SPREAD_DIGITS)
-    return BaselineEntry(record=record, spread=before.spread, moved=moved)
+        if isinstance(check.rule, RegressionRule) and not path.goes_on(check.rule, judgement):
+            return None
+    if not path.keeps_traps(record, model.profile.trap_news.growth):
+        return None
+    return BaselineEntry(record=record, spread=before.spread, moved=path.moved, origin=path.origin)
+
+
+@dataclass
+class _Path:
+    """How far a layer has come since it was first recorded: small steps add up, and stay within what one may be."""
+
+    before: BaselineEntry
+    moved: dict[str, float]
+    origin: dict[str, float]
+
+    def goes_on(self, rule: RegressionRule, judgement: Judgement) -> bool:
+        """Take one step; tell whether all of them together are one that passes."""
+        name = rule.quantity
+        if judgement.value is None or judgement.baseline is None or name in (CORRELATION_TRAPS, NOISE):
+            return True
+        if name not in PAIRED_QUANTITIES:
+            origin = self.origin.get(name, judgement.baseline)
+            if origin != judgement.value:
+                self.origin[name] = origin
+            return not judge_change(rule, Change(value=judgement.value, reference=origin)).is_finding
+        # Distances of steps add up to no less than the distance in all (triangle inequality).
+        total = self.moved.get(name, 0.0) + _signed_share(judgement)
+        if total:
+            self.moved[name] = rounded(total, _SPREAD_DIGITS)
+        return abs(total) <= (rule.warn_at or 1.0)
+
+    def keeps_traps(self, record: LayerRecord, growth: float) -> bool:
+        """Tell whether the largest eigenvalue of the permuted matrix is still that of the first recording."""
+        now, then = _trap_share(record), _trap_share(self.before.record)
+        origin = self.origin.get(CORRELATION_TRAPS, then)
+        if now is None or origin is None:
+            return True
+        if now != origin:
+            self.origin[CORRELATION_TRAPS] = origin
+        return now <= growth * origin
+
+
+def _trap_share(record: LayerRecord) -> float | None:
+    if record.traps is None or not record.traps.eigenvalues:
+        return None
+    return rounded(record.traps.eigenvalues[0] / record.norm)
 
 
 def _is_no_worse(check: Check, judgement: Judgement, before: LayerRecord, model: CheckedModel) -> bool:
@@ -98,9 +137,9 @@ def _is_no_worse(check: Check, judgement: Judgement, before: LayerRecord, model:
 
 
 def _signed_share(judgement: Judgement) -> float:
-    assert judgement.share is not None, "the caller has seen to that"
+    share = judgement.share or 0.0
     is_lower = judgement.value is not None and judgement.baseline is not None and judgement.value < judgement.baseline
-    return -judgement.share if is_lower else judgement.share
+    return -share if is_lower else share
 
 
 def _distance(value: float | None, rule: Any) -> float:
@@ -151,7 +190,7 @@ def record_models(models: Sequence[CheckedModel], results: ResultBuilder, *, is_
         for name, entry in reference.items()
     }
     baseline = recorded_baseline(recording, models, entries, is_filtered=is_filtered)
-    baseline = replace(baseline, tensors=_tensors(recording, models[0], results.recorded_tensors_of(models[0])))
+    baseline = replace(baseline, tensors=_tensors(recording, models[0], results, is_filtered=is_filtered))
     is_new = write_baseline(recording.path, baseline, tool_payload())
     text = f"{len(entries)} of {len(baseline.entries)} matrices recorded"
     if len(models) > 1:
@@ -224,7 +263,7 @@ def recorded_baseline(
 
 
 def _tensors(
-    recording: Recording, model: CheckedModel, reported: Mapping[str, Any] | None
+    recording: Recording, model: CheckedModel, results: ResultBuilder, *, is_filtered: bool
 ) -> Mapping[str, TensorRecord] | None:
     """Return the tensors without a spectrum to record; a ratchet never moves those that it has."""
 
@@ -232,11 +271,15 @@ def _tensors(
         return BaselineError(f"{recording.path}: not recorded: {problem}")
 
     before = None if recording.before is None else recording.before.tensors
+    reported = results.recorded_tensors_of(model)
     if reported is None:
         return before
     now = {name: read_tensor(f"{name} of {model.name}", payload, refuse) for name, payload in reported.items()}
     now = {name: replace(record, name=name) for name, record in now.items()}
-    return now if recording.mode == "all" else {**now, **(before or {})}
+    if recording.mode != "all":
+        return {**now, **(before or {})}
+    # A filtered run does not know that what it lacks is gone.
+    return {**(before or {}), **now} if is_filtered else now
 
 
 def _checkpoints(recording: Recording, models: Sequence[CheckedModel], *, is_partial: bool) -> tuple[str, ...]:

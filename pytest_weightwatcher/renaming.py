@@ -6,6 +6,7 @@ layer is which. Otherwise two layers that changed places under new names would b
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
 
     Shapes = Mapping[str, tuple[int, ...]]
     Beginning = tuple[str, str]
+    Numbers = tuple[int, ...]
+
+_NUMBER = re.compile(r"[0-9]{1,9}")
+_HALF = 0.5
 
 MIN_RENAMED, USUAL = 2, 0.7
 """A change of names is the rule where so many layers, and this share of those it could be about, underwent it."""
@@ -58,13 +63,33 @@ def by_numbers(new: Shapes, old: Shapes, evidence: Mapping[str, str]) -> dict[st
     ours, theirs = _by_words(new), _by_words(old)
     pairs: dict[str, str] = {}
     for words, partners in counts.items():
-        now = ours.get(words, {})
         before, n_same = partners.most_common(1)[0]
-        there = theirs.get(before, {})
-        is_rule = len(now) >= MIN_RENAMED and n_same >= USUAL * len(now) and now.keys() == there.keys()
-        if is_rule and all(new[now[numbers]] == old[there[numbers]] for numbers in now):
-            pairs |= {now[numbers]: there[numbers] for numbers in now if there[numbers] not in pairs.values()}
+        found = _by_rule(ours.get(words, {}), theirs.get(before, {}), evidence)
+        is_rule = len(found) >= MIN_RENAMED and n_same >= USUAL * len(found)
+        if is_rule and all(new[name] == old[partner] for name, partner in found.items()):
+            pairs |= {name: partner for name, partner in found.items() if partner not in pairs.values()}
     return pairs
+
+
+def _by_rule(now: Mapping[Numbers, str], before: Mapping[Numbers, str], evidence: Mapping[str, str]) -> dict[str, str]:
+    """Pair names of equal numbers; or of equal rank among the numbers, where contents say so of half of them."""
+    if now.keys() == before.keys():
+        return {name: before[numbers] for numbers, name in now.items()}
+    by_rank, there = _ranked(now), _ranked(before)
+    if by_rank.keys() != there.keys():
+        return {}
+    pairs = {name: there[ranks] for ranks, name in by_rank.items()}
+    n_agreeing = sum(evidence.get(name) == partner for name, partner in pairs.items())
+    return pairs if n_agreeing >= _HALF * len(pairs) else {}
+
+
+def _ranked(names: Mapping[Numbers, str]) -> dict[Numbers, str]:
+    """Return rank of each number among those at its place -> name."""
+    places = [sorted(set(each)) for each in zip(*names, strict=False)]
+    return {
+        tuple(place.index(number) for place, number in zip(places, numbers, strict=False)): name
+        for numbers, name in names.items()
+    }
 
 
 def usual_changes(pairs: Mapping[str, str]) -> list[Beginning]:
@@ -106,14 +131,14 @@ def _common_beginnings(names: Shapes) -> Iterator[str]:
 
 
 def _words(name: str) -> str:
-    return ".".join("#" if part.isdecimal() else part for part in name.split("."))
+    return _NUMBER.sub("#", name)
 
 
-def _by_words(names: Shapes) -> dict[str, dict[tuple[str, ...], str]]:
+def _by_words(names: Shapes) -> dict[str, dict[Numbers, str]]:
     """Return words -> numbers -> name."""
-    found: defaultdict[str, dict[tuple[str, ...], str]] = defaultdict(dict)
+    found: defaultdict[str, dict[Numbers, str]] = defaultdict(dict)
     for name in names:
-        found[_words(name)][tuple(part for part in name.split(".") if part.isdecimal())] = name
+        found[_words(name)][tuple(map(int, _NUMBER.findall(name)))] = name
     return found
 
 

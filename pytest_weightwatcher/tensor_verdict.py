@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pytest_weightwatcher.checks import KERNELS, MODEL
 from pytest_weightwatcher.comparison import Change
 from pytest_weightwatcher.verdict import Judgement, Verdict, judge_change
-from pytest_weightwatcher.wording import format_share, name_some
+from pytest_weightwatcher.wording import name_some
 
 if TYPE_CHECKING:
     from pytest_weightwatcher.checks import RegressionRule
@@ -38,19 +38,26 @@ def judge_tensors(comparison: TensorComparison | None, rule: RegressionRule) -> 
     judgement = judge_change(rule, Change(value=ranked[0][1], reference=0.0))
     limit = (rule.increase or math.inf) * (rule.warn_at or 1.0)
     told = _format_turn if is_turn else _format_move
-    accepted = f"at least {1.0 - limit:.2g}" if is_turn else f"at most {format_share(limit)}"
+    bound = rule.increase or math.inf
+    accepted = f"at least {1.0 - bound:.2g}" if is_turn else f"at most {_about(bound)}"
+    early = f"; a warning is given from {rule.warn_at:.0%} of that on" if rule.warn_at else ""
     beyond = tuple(f"{name} {told(value)}" for name, value in ranked if not value <= limit)
     found = name_some(beyond) if beyond else f"the furthest {told(ranked[0][1])} ({ranked[0][0]})"
     return replace(
         judgement,
         check=check,
-        detail=f"{len(values)} {what}: {found}; {accepted} accepted",
-        resolution="estimated from random projections: within 50% (vectors) or 28% (kernels) of the change (95%)",
+        detail=f"{len(values)} {what}: {found}; {accepted} accepted{early}",
+        resolution="estimated from projections: a change to within 50% of itself (95%), a cosine of 0 to within 0.4",
     )
 
 
 def _format_move(value: float) -> str:
-    return f"moved by {format_share(value)}"
+    return f"moved by {_about(value)}"
+
+
+def _about(share: float) -> str:
+    """Return a share in percent, no more exactly than it is estimated."""
+    return f"{float(f'{100.0 * share:.2g}'):.15g}%" if math.isfinite(share) else "an unknown part"
 
 
 def _format_turn(value: float) -> str:

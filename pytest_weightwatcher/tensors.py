@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pytest_weightwatcher.comparison import turn
+from pytest_weightwatcher.comparison import turn_of
 from pytest_weightwatcher.matching import match_renamed
 from pytest_weightwatcher.records import METRIC_DIGITS, SKETCH_DIGITS, rounded
 from spectral.projections import relative_change
@@ -173,7 +173,7 @@ def _change(now: TensorRecord, before: TensorRecord) -> float:
 def _turn(now: TensorRecord, before: TensorRecord, change: float) -> float:
     if not now.norm or not before.norm:
         return change
-    return turn(math.sqrt(now.norm), math.sqrt(before.norm), change)
+    return turn_of(now, before)
 
 
 def tensor_payload(record: TensorRecord) -> list[Any]:

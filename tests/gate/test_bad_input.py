@@ -221,6 +221,19 @@ def test_bad_config_of_a_plain_run(pytester: pytest.Pytester, options: tuple[str
     assert "Traceback" not in str(result.stderr)
 
 
+def test_a_bad_config_of_the_users_own_tests(pytester: pytest.Pytester) -> None:
+    (pytester.path / "ww.yaml").write_text("version: 1\ncheks: {}\n", encoding="utf-8")
+    mine = pytester.makepyfile("def test_mine(ww_model): pass", test_other="def test_other(ww_analyze): pass")
+    result = pytester.runpytest_subprocess(mine)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stdout.fnmatch_lines(["*ww.yaml:2: cheks: unknown key; did you mean 'checks'?"])
+    assert "Traceback" not in str(result.stdout)
+    assert "pluggy" not in str(result.stdout).replace("pluggy-", "")
+    other = pytester.runpytest_subprocess("test_other.py")
+    assert "During handling" not in str(other.stdout)
+    assert "pydantic" not in str(other.stdout)
+
+
 def test_a_bad_config_that_nobody_asked_for(pytester: pytest.Pytester) -> None:
     (pytester.path / "ww.yaml").write_text("version: 1\nmodels: [{pth: x}]\n", encoding="utf-8")
     result = pytester.runpytest_subprocess(pytester.makepyfile("def test_mine(): pass"))

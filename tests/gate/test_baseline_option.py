@@ -1017,7 +1017,7 @@ def test_small_steps_do_not_add_up(
         pytester.runpytest(*RECORD)
     taken = payload_of(recorded)["matrices"]
     assert 0.0 < max(map(abs, taken["head"]["moved"].values())) <= 1.0
-    assert "moved" not in taken["encoder.0.key"]
+    assert not {"moved", "origin"} & taken["encoder.0.key"].keys()
     # What the ratchet took last has no finding beside what was recorded first; later steps have.
     recorded.write_bytes(original)
     findings = {}
@@ -1028,6 +1028,36 @@ def test_small_steps_do_not_add_up(
         findings[layer["hash"]] = [check for check in model["checks"] if check["verdict"] in ("warn", "fail")]
     assert findings[taken["head"]["hash"]] == []
     assert findings[layer["hash"]]
+
+
+@pytest.mark.parametrize(
+    ("profile", "growth", "check"),
+    [("compression", 1.02, "regression.largest_weight"), ("finetune", 1.35, "regression.correlation_traps")],
+)
+def test_one_weight_does_not_grow_step_by_step(
+    pytester: pytest.Pytester, make_model: MakeModel, profile: str, growth: float, check: str
+) -> None:
+    """Relative allowances would compound, and a trap may double in one step."""
+    size = 1.5 * float(np.abs(head()).max())
+    make_model(head=with_one_weight(size))
+    pytester.makefile(".yaml", ww=f"version: 1\nregression: {{ratchet: true, profile: {profile}}}\n")
+    recorded = pytester.path / "b.ww.json"
+    pytester.runpytest(*RECORD)
+    original = recorded.read_bytes()
+    sizes = [size * growth**step for step in range(1, 16 if profile == "compression" else 5)]
+    for value in sizes:
+        make_model(head=with_one_weight(value))
+        pytester.runpytest(*RECORD)
+    last = payload_of(recorded)["matrices"]["head"]["hash"]
+    recorded.write_bytes(original)
+    findings: dict[str, set[str]] = {}
+    for value in sizes:
+        make_model(head=with_one_weight(value))
+        model = result_of(pytester, *COMPARE)
+        (layer,) = (layer for layer in model["layers"] if layer["name"] == "head")
+        findings[layer["hash"]] = {each["check"] for each in model["checks"] if each["verdict"] in ("warn", "fail")}
+    assert findings[last] == set()
+    assert check in findings[layer["hash"]]
 
 
 def test_ratchet_does_not_take_what_is_waived(pytester: pytest.Pytester, make_model: MakeModel, recorded: Path) -> None:

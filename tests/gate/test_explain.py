@@ -258,6 +258,12 @@ def test_what_passes_does_not_even_warn(verdict: str, value: float) -> None:
     assert "0.2" not in text.partition("to pass")[2].splitlines()[0]
 
 
+def test_the_key_of_tensors() -> None:
+    check = {**regression("tensors", 2.7, 0.0), "check": "model.regression.tensors", "layer": None}
+    whole, _ = snippets(explain_check(check, MODEL))
+    assert whole == {"model": {"regression": {"tensors": {"max_change": 2.7}}}}
+
+
 def test_a_check_of_a_plugin_is_switched_off_not_moved() -> None:
     check = {**CHECK, "check": "balance", "plugin": "mine", "limit": {"max": 2.0}}
     override, _ = snippets(explain_check(check, MODEL))

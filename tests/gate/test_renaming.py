@@ -35,7 +35,11 @@ OLD = {f"layer.{number}": values for number, values in enumerate(LAYERS)}
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 6])
-@pytest.mark.parametrize("names", ["enc.blk.{}", "layer.{}.dense", "v2.layer.{}"], ids=["beginning", "end", "number"])
+@pytest.mark.parametrize(
+    "names",
+    ["enc.blk.{}", "layer.{}.dense", "v2.layer.{}", "block{}", "layers_{}.w"],
+    ids=["beginning", "end", "number", "glued", "underscore"],
+)
 @pytest.mark.parametrize("is_noisy", [False, True])
 def test_layers_that_changed_places_under_new_names(n: int, names: str, is_noisy: bool) -> None:
     places = [1, 0, *range(2, n)]
@@ -43,6 +47,13 @@ def test_layers_that_changed_places_under_new_names(n: int, names: str, is_noisy
     new = {names.format(place): LAYERS[number] + noise for place, number in enumerate(places)}
     old = dict(list(OLD.items())[:n])
     assert matched(new, old) == {names.format(place): f"layer.{place}" for place in range(n)}
+
+
+@pytest.mark.parametrize("is_swapped", [False, True])
+def test_numbers_that_begin_elsewhere(is_swapped: bool) -> None:
+    places = [0, 2, 1, 3, 4, 5] if is_swapped else list(range(6))
+    new = {f"blk{place + 1}.w": LAYERS[number] for place, number in enumerate(places)}
+    assert matched(new, OLD) == {f"blk{place + 1}.w": f"layer.{place}" for place in range(6)}
 
 
 def test_all_layers_moved_on_by_one() -> None:
