@@ -142,14 +142,11 @@ def _clear_failures() -> Iterator[None]:
     from pytest_weightwatcher.errors import GateError
     from spectral.errors import SpectralError
 
-    problem = None
     try:
         yield
     except (GateError, SpectralError) as error:
-        problem = _printable(error)
-    # Outside of the handler: what led to it is told in the sentence, not as an exception of its own.
-    if problem is not None:
-        pytest.fail(problem, pytrace=False)
+        # What led to it is told in the sentence, not as an exception of its own.
+        raise pytest.fail.Exception(_printable(error), pytrace=False) from None
 
 
 def _printable(error: Exception) -> str:
