@@ -97,6 +97,8 @@ class GateHooks:
         report = yield
         if call.when == "call" and isinstance(item, CheckItem) and item.judgement is not None:
             report.__dict__[PAYLOAD_ATTRIBUTE] = self._gate.payload_of(item)
+            if item.config.pluginmanager.hasplugin("html"):
+                report.__dict__["extras"] = [*getattr(report, "extras", ()), *self._gate.pictures_of(item)]
             if report.skipped:
                 # -rs shows where a skip was raised: for the reader that is the rule, not our own code.
                 path, line, title = item.reportinfo()

@@ -186,6 +186,17 @@ class GateSession:
                 payload["layer_record"] = self._layer_payload(check.model, check.spec)
         return payload
 
+    def pictures_of(self, item: CheckItem) -> list[dict[str, str]]:
+        """Return what pytest-html is to show beside a finding: the spectrum of its layer."""
+        from pytest_weightwatcher.report.html.attachment import pytest_html_extra
+        from pytest_weightwatcher.report.spectra import spectrum_payload
+
+        model, spec = item.check.model, item.check.spec
+        if spec is None or item.judgement is None or not item.judgement.is_finding:
+            return []
+        spectrum = spectrum_payload(self._gate.record(model, spec), spec, self._gate.before(model, spec))
+        return [] if spectrum is None else [pytest_html_extra(spec.name, spectrum)]
+
     def _layer_payload(self, model: CheckedModel, spec: MatrixSpec) -> dict[str, Any]:
         from pytest_weightwatcher.recording import entry_to_record, recorded_payload
 

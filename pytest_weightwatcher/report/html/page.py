@@ -46,7 +46,7 @@ def render_html(result: Mapping[str, Any]) -> str:
     environment.filters["name"] = shorten
     environment.filters["number"] = format_number
     environment.filters["paragraphs"] = split_paragraphs
-    style, script = (_asset(name) for name in ("report.css", "report.js"))
+    style, script = asset("charts.css") + asset("report.css"), asset("report.js")
     return environment.get_template("report.html.jinja").render(
         result=result,
         models=[_model(model, f"m{place}") for place, model in enumerate(result["models"])],
@@ -146,7 +146,8 @@ def _most_interesting(ranked: list[dict[str, Any]], model: Mapping[str, Any]) ->
     )
 
 
-def _asset(name: str) -> Markup:
+def asset(name: str) -> Markup:
+    """Return a style sheet or script of ours, as it is."""
     return Markup((templates_folder() / name).read_text(encoding="utf-8"))  # noqa: S704 (our own file)
 
 
