@@ -60,10 +60,10 @@ def render_html(result: Mapping[str, Any]) -> str:
     )
 
 
-def shorten(name: str) -> str:
+def shorten(name: str, length: int = _MAX_NAME) -> str:
     """Return a name that can be shown: printable, and of bounded length."""
     shown = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in name)
-    return shown if len(shown) <= _MAX_NAME else f"{shown[: _MAX_NAME - 1]}…"
+    return shown if len(shown) <= length else f"{shown[: length - 1]}…"
 
 
 def _model(model: Mapping[str, Any], key: str) -> dict[str, Any]:
