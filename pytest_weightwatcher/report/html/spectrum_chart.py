@@ -74,9 +74,9 @@ def _tail(spectrum: Mapping[str, Any], x: Scale, y: Scale) -> list[str]:
         return []
     ratio = (tail["xmax"] / tail["xmin"]) ** (1.0 / _N_OF_TAIL)
     values = [tail["xmin"] * ratio**step for step in range(_N_OF_TAIL + 1)]
-    points = [
-        (x.place(value), y.place(tail["n"] * (value / tail["xmin"]) ** (1.0 - tail["alpha"]))) for value in values
-    ]
+    counts = [tail["n"] * (value / tail["xmin"]) ** (1.0 - tail["alpha"]) for value in values]
+    # The law goes on below one eigenvalue; the picture does not.
+    points = [(x.place(value), y.place(count)) for value, count in zip(values, counts, strict=True) if count >= y.low]
     start = x.place(tail["xmin"])
     return [svg.line((start, y.start), (start, y.end), "xmin"), svg.path(points, "tail")]
 
