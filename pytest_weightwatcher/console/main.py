@@ -92,7 +92,7 @@ def _text(arguments: argparse.Namespace) -> str:
     if arguments.command == "schema":
         from pytest_weightwatcher.console.schema import schema_text
 
-        return schema_text()
+        return schema_text(arguments)
     if arguments.command == "explain":
         from pytest_weightwatcher.console.explain import explain_result
 

@@ -269,10 +269,13 @@ def _add_explain(commands: Any) -> None:
 
 
 def _add_schema(commands: Any) -> None:
-    commands.add_parser(
+    parser = commands.add_parser(
         "schema",
-        help="the JSON Schema of ww.yaml, for editors",
+        help="the JSON Schema of ww.yaml, for editors, or of result files",
         description="Print the JSON Schema (draft 2020-12) of ww.yaml, which ships in the package as ww.schema.json.",
+    )
+    parser.add_argument(
+        "--result", action="store_true", help="that of result.json, which ships in the package as result.schema.json"
     )
 
 
