@@ -10,7 +10,13 @@ if TYPE_CHECKING:
 
 CONFIG_NAME = "ww.yaml"
 MAX_SEED = 2**32 - 1
-REPORT_TYPES = ("json", "md")
+FORMS = ("json", "md", "sarif", "benchmark", "badge")
+"""Forms in which a result can be written."""
+
+APPEND = "md-append"
+"""The report type that adds Markdown to the end of a file, such as $GITHUB_STEP_SUMMARY."""
+
+REPORT_TYPES = (*FORMS, APPEND)
 FAIL_ON = ("fail", "warn", "never")
 PROFILE_NAMES = ("compression", "finetune")
 

@@ -138,7 +138,10 @@ _DESCRIPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         },
         "ReportSection": {
             "json": "The result file, for other tools and ww-gate explain.",
-            "markdown": "A report for a pull request or job summary.",
+            "markdown": "A report for a pull request or job summary (.md).",
+            "sarif": "Findings for code scanning, at their lines of this file (.sarif).",
+            "benchmark": "Numbers over time, for github-action-benchmark (.json).",
+            "badge": "A shields.io endpoint badge (.json).",
         },
     }
 )

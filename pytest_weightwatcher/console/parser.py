@@ -12,8 +12,8 @@ from pytest_weightwatcher.nodeids import printable
 from pytest_weightwatcher.options import (
     CONFIG_NAME,
     FAIL_ON,
+    FORMS,
     PROFILE_NAMES,
-    REPORT_TYPES,
     parse_jobs,
     seed_argument,
     text_argument,
@@ -243,7 +243,7 @@ def _add_check(commands: Any) -> None:
     parser.add_argument("--fail-on", choices=FAIL_ON, help="the mildest verdict that fails (default: fail)")
     parser.add_argument("--seed", metavar="N", type=seed_argument, help="seed of everything random")
     parser.add_argument(
-        "--format", choices=("text", *REPORT_TYPES), default="text", help="text (default), or a report of the gate"
+        "--format", choices=("text", *FORMS), default="text", help="text (default), or a report of the gate"
     )
     _add_jobs(parser)
 

@@ -14,6 +14,9 @@ from pytest_weightwatcher.report.templates import make_environment
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+COMMENT_BUDGET = 65_536 - 2_048
+SUMMARY_BUDGET = 1_048_576 - 2_048
+
 MAX_ROWS = 50
 """Rows of a table before the rest is only counted."""
 
@@ -21,7 +24,7 @@ _SPECIAL = re.compile(r"[^A-Za-z0-9 .,;=+%()^-]")
 _MAX_NAME = 120
 
 
-def render_markdown(result: Mapping[str, Any]) -> str:
+def render_markdown(result: Mapping[str, Any], *, budget: int = COMMENT_BUDGET) -> str:  # noqa: ARG001
     """Render a result as GitHub-flavoured Markdown."""
     environment = make_environment()
     environment.filters["code"] = format_code

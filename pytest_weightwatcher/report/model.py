@@ -90,6 +90,13 @@ class Unanalysed(_OpenPart):
     reason: str
 
 
+class Limit(_Part):
+    """Bounds on a value, both inclusive."""
+
+    min: Finite | None = None
+    max: Finite | None = None
+
+
 class Check(_Part):
     """One check, with its verdict."""
 
@@ -98,7 +105,7 @@ class Check(_Part):
     check: str
     verdict: Verdict
     value: Finite | None
-    limit: dict[str, Finite | None] | None = Field(description="min, max or both, inclusive.")
+    limit: Limit | None
     baseline: Finite | None = Field(description="The baseline's value.")
     detail: str = Field(description="What was found.")
     resolution: str | None = Field(default=None, description="What the check could have seen.")

@@ -160,6 +160,7 @@ def make_model(
 def make_result(models: Sequence[dict[str, Any]], **changes: Any) -> dict[str, Any]:
     """Return the result that holds some models; counts and outcome are theirs."""
     counts = Counter(check["verdict"] for model in models for check in model["checks"])
+    counts["error"] += len(changes.get("lost", ()))
     n_checks = sum(len(model["checks"]) for model in models)
     outcome = next((verdict for verdict in ("error", "fail", "warn", "pass") if counts[verdict]), "inconclusive")
     found: dict[str, Any] = {
