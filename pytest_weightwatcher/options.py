@@ -17,6 +17,9 @@ APPEND = "md-append"
 """The report type that adds Markdown to the end of a file, such as $GITHUB_STEP_SUMMARY."""
 
 REPORT_TYPES = (*FORMS, APPEND)
+MIN_BUDGET = 2000
+"""Bytes in which a Markdown report can say its outcome and what it leaves out."""
+
 FAIL_ON = ("fail", "warn", "never")
 PROFILE_NAMES = ("compression", "finetune")
 

@@ -45,8 +45,10 @@ def share_of_limit(check: Check) -> float:
     Against a baseline it is the share of the way from there to the limit; otherwise the ratio to the bound.
     """
     value, limit = check["value"], check["limit"] or {}
+    if value is None:
+        return math.inf
     shares = [_share(value, bound, check["baseline"], side) for side, bound in limit.items() if bound is not None]
-    return max(shares, default=math.inf) if value is not None else math.inf
+    return max(shares, default=math.inf)
 
 
 def rank_layers(model: Model) -> list[dict[str, Any]]:
@@ -64,6 +66,12 @@ def layers_with_verdicts(model: Model) -> list[dict[str, Any]]:
     return [
         {**layer, "verdict": _WORST_FIRST[worst.get(layer["name"], len(_WORST_FIRST) - 1)]} for layer in model["layers"]
     ]
+
+
+def worst_rank(model: Model) -> int:
+    """Return the rank of the worst verdict of a model, 0 for the worst there is."""
+    ranks = (_WORST_FIRST.index(check["verdict"]) for check in model["checks"])
+    return min(ranks, default=len(_WORST_FIRST))
 
 
 def layers_of(checks: Sequence[Check]) -> set[str | None]:

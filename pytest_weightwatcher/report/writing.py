@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING, Any
 
 from pytest_weightwatcher.files import write_atomically
-from pytest_weightwatcher.options import APPEND
+from pytest_weightwatcher.options import APPEND, MIN_BUDGET
 from pytest_weightwatcher.report.markdown import SUMMARY_BUDGET, render_markdown
 from pytest_weightwatcher.report.rendering import render
 
@@ -48,13 +49,22 @@ def append_markdown(path: Path, result: Mapping[str, Any], *, budget: int) -> No
     Raises
     ------
     OSError
-        The file cannot be written.
+        The file cannot be written, or is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as stream:
         # Of a pipe or a device it is 0.
         n_before = os.fstat(stream.fileno()).st_size
-        # What others wrote may end in the middle of a line or a paragraph.
-        beginning = "\n" if n_before else ""
-        text = beginning + render_markdown(result, budget=budget - n_before - len(beginning))
-        stream.write(text.encode("utf-8"))
+        stream.write(_addition(result, budget - n_before, is_first=not n_before).encode("utf-8"))
+
+
+def _addition(result: Mapping[str, Any], n_free: int, *, is_first: bool) -> str:
+    """Return what is to be added; where hardly anything is free, the outcome alone."""
+    # What others wrote may end in the middle of a line or a paragraph.
+    beginning = "" if is_first else "\n"
+    if n_free - 1 >= MIN_BUDGET:
+        return beginning + render_markdown(result, budget=n_free - len(beginning))
+    text = f"{beginning}## Checkpoint gate: {result['outcome']}\n\nThere is no room for more.\n"
+    if len(text) > n_free:
+        raise OSError(errno.EFBIG, "no room is left in it")
+    return text
