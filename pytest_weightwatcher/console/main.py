@@ -97,6 +97,10 @@ def _text(arguments: argparse.Namespace) -> str:
         from pytest_weightwatcher.console.explain import explain_result
 
         return explain_result(arguments)
+    if arguments.command == "report":
+        from pytest_weightwatcher.console.report import report_results
+
+        return report_results(arguments)
     from pytest_weightwatcher.console.init import init_config
     from pytest_weightwatcher.console.progress import progress_line
     from pytest_weightwatcher.console.streams import check_output
