@@ -240,6 +240,7 @@ class GateSession:
 
     def finish(self, *, is_interrupted: bool) -> None:
         """Record baselines and write reports; trouble is kept for the terminal, never raised."""
+        from pytest_weightwatcher.report.junit import add_suite_properties
         from pytest_weightwatcher.report.writing import write_report
 
         self.result = self.results.build(fail_on=self.main_fail_on, seed=self.options.seed)
@@ -248,6 +249,7 @@ class GateSession:
         if (self.options.update_baseline or self.options.new_only) and not is_interrupted:
             self._record_baselines()
         self._add_sections(self.result)
+        add_suite_properties(self._config, self.result)
         try:
             targets = self.report_targets()
         except GateError as error:
