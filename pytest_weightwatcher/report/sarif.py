@@ -5,7 +5,6 @@ https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html; section number
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from urllib.parse import quote
 from pytest_weightwatcher.meanings import meaning_of
 from pytest_weightwatcher.nodeids import escape_name
 from pytest_weightwatcher.options import CONFIG_NAME
+from pytest_weightwatcher.report.json_text import write_json
 from pytest_weightwatcher.report.names import digest, shortened
 from pytest_weightwatcher.report.ranking import ranked_findings
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 SCHEMA_URI = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 MAX_RESULTS = 5000
 """More are not shown by GitHub, which takes the first ones."""
+
+_N_LEVELS = 4
+"""Log, runs, run, its lists: each result has a line of its own."""
 
 _LEVELS = {"warn": "warning", "fail": "error", "error": "error"}
 _AS_A_WHOLE = "the model as a whole"
@@ -60,7 +63,7 @@ def render_sarif(result: Mapping[str, Any]) -> str:
         "results": [_result(check, model, places[check["check"]]) for check, model in pairs[:MAX_RESULTS]],
     }
     log = {"$schema": SCHEMA_URI, "version": "2.1.0", "runs": [run]}
-    return json.dumps(log, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    return write_json(log, n_levels=_N_LEVELS)
 
 
 def _driver(tool: Mapping[str, str], rules: list[Node]) -> Node:
