@@ -230,15 +230,16 @@ def _text(macro: Callable[[Item], Any]) -> Callable[[Item], str]:
 
 
 def _more(what: str) -> Callable[[Sequence[Item], Sequence[Item]], str]:
-    return lambda _, hidden: f"{len(hidden)} more {what} are in the full report."
+    return lambda _, hidden: f"In the full report: {len(hidden)} more {what}."
 
 
 def _count_findings(shown: Sequence[Item], hidden: Sequence[Item]) -> str:
     """Return how many findings are not shown, and how many layers of which no failure is."""
     failing = [check for check in hidden if check["verdict"] in FAILURES]
-    n_warnings = len(hidden) - len(failing)
     seen = layers_of([check for check in shown if check["verdict"] in FAILURES])
     n_layers = len(layers_of(failing) - seen - {None})
-    parts = [f"{len(failing)} more failures ({n_layers} more failing layers)"] if failing else []
-    parts += [f"{n_warnings} more warnings"] if n_warnings else []
-    return f"{' and '.join(parts)} are in the full report."
+    counts = ((len(failing), "failure"), (n_layers, "failing layer"), (len(hidden) - len(failing), "warning"))
+    failures, layers, warnings = (f"{n} more {name}{'' if n == 1 else 's'}" for n, name in counts)
+    parts = [f"{failures} ({layers})"] if failing else []
+    parts += [warnings] if len(hidden) > len(failing) else []
+    return f"In the full report: {' and '.join(parts)}."

@@ -22,7 +22,10 @@ def plain_name(name: str) -> str:
 
 def shortened(text: str, length: int = MAX_TEXT) -> str:
     """Return the beginning of a text on one line, without control characters."""
-    shown = printable(text if len(text) <= length else f"{text[: length - 1]}…")
+    shown = text if len(text) <= length else f"{text[: length - 1]}…"
+    if shown.isprintable():
+        return shown
+    shown = printable(shown)
     return shown if len(shown) <= 2 * length else f"{shown[: 2 * length]}…"
 
 

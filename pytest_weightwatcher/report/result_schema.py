@@ -21,7 +21,8 @@ def make_result_schema() -> Schema:
     raw = Result.model_json_schema()
     parts = {name: tidied(part) for name, part in raw.pop("$defs").items()}
     root = {**tidied(raw), "$schema": DIALECT, "$id": SCHEMA_ID, "title": "result.json of pytest-weightwatcher"}
-    # Older versions of pydantic do not say how the names of counts are limited.
+    # Older versions of pydantic do not say how the names of counts are limited, nor that options may be anything.
+    parts["Model"]["properties"]["options"]["additionalProperties"] = True
     verdicts = parts["Check"]["properties"]["verdict"]
     root["properties"]["counts"]["propertyNames"] = {"enum": verdicts["enum"]}
     root["$defs"] = dict(sorted(parts.items()))

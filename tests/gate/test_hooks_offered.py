@@ -497,7 +497,7 @@ class TestReportSection:
         make_model()
         self.section(pytester, "return Section(title='T', columns=('n',), rows=[(n,) for n in range(60)])")
         assert len(result_of(pytester)["sections"][0]["rows"]) == 60
-        assert "10 more rows are in the full report" in (pytester.path / "out.md").read_text(encoding="utf-8")
+        assert "In the full report: 10 more rows." in (pytester.path / "out.md").read_text(encoding="utf-8")
 
 
 def test_a_conftest_of_the_rootdir_is_heard_from_below(pytester: pytest.Pytester, make_model: MakeModel) -> None:

@@ -67,13 +67,13 @@ def test_a_comment_and_a_summary_of_300_failing_layers() -> None:
     result = RESULTS["large"]
     comment, summary = render_markdown(result), render_markdown(result, budget=SUMMARY_BUDGET)
     assert len(rows_of(summary, "fail")) == 2100
-    assert "in the full report" not in summary
+    assert "full report" not in summary
     n_shown = len(rows_of(comment, "fail"))
-    (cut,) = re.findall(r"^(\d+) more failures \((\d+) more failing layers\) are in the full report\.$", comment, re.M)
+    (cut,) = re.findall(r"^In the full report: (\d+) more failures \((\d+) more failing layers\)\.$", comment, re.M)
     assert int(cut[0]) == 2100 - n_shown
     shown_layers = {line.split("|")[2] for line in rows_of(comment, "fail")}
     assert int(cut[1]) == 300 - len(shown_layers)
-    (layers,) = re.findall(r"^(\d+) more layers are in the full report\.$", comment, re.M)
+    (layers,) = re.findall(r"^In the full report: (\d+) more layers\.$", comment, re.M)
     assert int(layers) == 1000 - comment.count("| dense |")
     for part in ("Nearest to their limits", "Alpha by depth", "What this means"):
         assert part in comment, f"findings leave room for: {part}"
@@ -236,7 +236,7 @@ def test_notices_fit_into_what_is_kept_for_them() -> None:
     result = RESULTS["large"]
     for budget in range(2_000, 60_000, 7_001):
         for line in render_markdown(result, budget=budget).splitlines():
-            if line.endswith("in the full report.") and not line.startswith("Left out"):
+            if line.startswith("In the full report"):
                 assert n_bytes(line) < NOTICE_BYTES
             if line.startswith("Left out"):
                 assert n_bytes(line) < ENDING_BYTES - 200
