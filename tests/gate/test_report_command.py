@@ -272,3 +272,33 @@ def test_append_adds_to_what_is_there(tmp_path: Path, capsys: Capture) -> None:
     assert text.startswith("before\n## Checkpoint gate: fail")
     assert text.count("## Checkpoint gate") == 2
     assert len(text.encode()) <= 30_000, "the budget is that of the whole file"
+
+
+def test_a_file_that_is_nearly_full_gets_the_outcome_and_a_full_one_is_named(tmp_path: Path, capsys: Capture) -> None:
+    path, summary = write(tmp_path / "r.json", hostile_result()), tmp_path / "summary.md"
+    summary.write_text("x" * 3_900 + "\n")
+    run(capsys, "report", path, f"--report=md-append:{summary}", "--budget=4000")
+    text = summary.read_text(encoding="utf-8")
+    assert text.endswith("\n\n## Checkpoint gate: error\n\nThere is no room for more.\n")
+    assert len(text) <= 4000
+    said = run(capsys, "report", path, f"--report=md-append:{summary}", "--budget=4000", code=4)
+    assert "summary.md: cannot be written: no room is left in it" in said
+    assert summary.read_text(encoding="utf-8") == text
+
+
+def test_a_run_appends_to_its_summary(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    make_model()
+    summary = pytester.path / "summary.md"
+    arguments = ("--ww-model=model.safetensors", "--ww-report=md-append:summary.md", "--ww-report=md:comment.md")
+    for _ in range(2):
+        assert pytester.runpytest(*arguments).ret == 0
+    comment = (pytester.path / "comment.md").read_text(encoding="utf-8")
+    assert summary.read_text(encoding="utf-8") == f"{comment}\n{comment}"
+
+
+def test_nothing_is_appended_to_a_model(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    path = make_model()
+    before = path.read_bytes()
+    outcome = pytester.runpytest("--ww-model=model.safetensors", "--ww-report=md-append:model.safetensors")
+    assert outcome.ret == pytest.ExitCode.USAGE_ERROR
+    assert path.read_bytes() == before
