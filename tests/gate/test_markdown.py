@@ -174,6 +174,7 @@ def test_no_name_acts_anywhere(name: str) -> None:
 def test_escaping() -> None:
     assert escaping.format_code("a|b") == "<code>a&#124;b</code>"
     assert escaping.format_text("x" * 2000) == "x" * (escaping.MAX_TEXT - 1) + "&#8230;"
+    assert escaping.format_text("\x1b<b>\n|") == "&#65533;&#60;b&#62;&#65533;&#124;"
     assert escaping.format_limit({"min": 2.0, "max": 6.0}) == "2 to 6"
     assert escaping.format_limit({"max": 6.0}) == "6"
     assert escaping.format_limit({"min": 2.0, "max": None}) == "2"

@@ -84,6 +84,9 @@ def test_shards_make_the_whole_in_any_order() -> None:
         model["summary"] = {}
         model["options"] = {}
     parts = shards(whole)
+    for place, part in enumerate(parts):
+        part["models"][0]["notes"] = [f"note {place}", "a note of all"]
+        part["models"][0]["layers"][0]["spectrum"] = {"evals": [float(place)], "weights": [1]}
     merged = [merge(order) for order in itertools.permutations(parts)]
     assert all(each == merged[0] for each in merged)
     found = merged[0]
@@ -92,6 +95,9 @@ def test_shards_make_the_whole_in_any_order() -> None:
         key: whole[key] for key in ("outcome", "counts", "lost", "sections", "options")
     } | {"n_reported": sum(len(model["checks"]) for model in whole["models"])}
     assert found["n_planned"] == sum(model["n_planned"] for model in whole["models"])
+    assert sorted(found["models"][0]["notes"]) == ["a note of all", "note 0", "note 1", "note 2"]
+    for layer in (*found["models"][0]["layers"], *whole["models"][0]["layers"]):
+        layer.pop("spectrum", None)
     for model, expected in zip(found["models"], whole["models"], strict=True):
         assert model["layers"] == expected["layers"]
         assert sorted(check["id"] for check in model["checks"]) == sorted(check["id"] for check in expected["checks"])

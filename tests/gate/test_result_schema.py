@@ -13,6 +13,7 @@ from jsonschema import Draft202012Validator
 
 from pytest_weightwatcher.errors import ReportError
 from pytest_weightwatcher.report import render
+from pytest_weightwatcher.report.completing import complete_result
 from pytest_weightwatcher.report.reading import read_result
 from pytest_weightwatcher.report.result_schema import FILE_NAME, make_result_schema, render_result_schema
 from tests.gate.conftest import MakeModel, flat
@@ -79,6 +80,11 @@ def test_an_older_result_is_still_read() -> None:
     assert result["models"][0]["checks"][0]["rule"] is None
     VALIDATOR.validate(result)
     assert "warn" in render("md", result)
+
+
+def test_counts_that_are_missing_are_made_of_the_checks() -> None:
+    result = hostile_result()
+    assert complete_result({**result, "counts": {}})["counts"] == result["counts"]
 
 
 def test_keys_of_newer_versions_are_read(tmp_path: Path) -> None:
