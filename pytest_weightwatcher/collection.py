@@ -132,6 +132,10 @@ class CheckItem(pytest.Item):
         properties: list[tuple[str, object]] = [("ww_verdict", str(judgement.verdict))]
         if judgement.value is not None:
             properties.append((f"ww_{judgement.check}", judgement.value))
+        limit = judgement.limit or {}
+        properties += [(f"ww_limit_{side}", limit[side]) for side in ("min", "max") if limit.get(side) is not None]
+        if judgement.baseline is not None:
+            properties.append(("ww_baseline", judgement.baseline))
         return properties
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:

@@ -266,6 +266,14 @@ class ReportSection(_Section):
     json_: Text | None = Field(default=None, alias="json")
     markdown: Text | None = None
     html: Text | None = None
+    sarif: Text | None = None
+    benchmark: Text | None = None
+    badge: Text | None = None
+
+    def paths(self) -> dict[str, str]:
+        """Return key -> path of the reports that are asked for."""
+        given = {field.alias or name: getattr(self, name) for name, field in type(self).model_fields.items()}
+        return {key: path for key, path in given.items() if path is not None}
 
 
 class Config(_Section):

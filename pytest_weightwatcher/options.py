@@ -10,7 +10,16 @@ if TYPE_CHECKING:
 
 CONFIG_NAME = "ww.yaml"
 MAX_SEED = 2**32 - 1
-REPORT_TYPES = ("json", "md", "html")
+FORMS = ("json", "md", "html", "sarif", "benchmark", "badge")
+"""Forms in which a result can be written."""
+
+APPEND = "md-append"
+"""The report type that adds Markdown to the end of a file, such as $GITHUB_STEP_SUMMARY."""
+
+REPORT_TYPES = (*FORMS, APPEND)
+MIN_BUDGET = 2000
+"""Bytes in which a Markdown report can say its outcome and what it leaves out."""
+
 FAIL_ON = ("fail", "warn", "never")
 PROFILE_NAMES = ("compression", "finetune")
 

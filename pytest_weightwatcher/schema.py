@@ -138,8 +138,11 @@ _DESCRIPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         },
         "ReportSection": {
             "json": "The result file, for other tools and ww-gate explain.",
-            "markdown": "A report for a pull request or job summary.",
-            "html": "A report with pictures, for a browser; one file.",
+            "markdown": "A report for a pull request or job summary (.md).",
+            "sarif": "Findings for code scanning, at their lines of this file (.sarif).",
+            "benchmark": "Numbers over time, for github-action-benchmark (.json).",
+            "badge": "A shields.io endpoint badge (.json).",
+            "html": "A report with pictures, for a browser; one file (.html).",
         },
     }
 )
@@ -176,6 +179,7 @@ _KEY_ORDER = (
     "exclusiveMaximum",
     "default",
     "items",
+    "propertyNames",
     "required",
     "properties",
     "additionalProperties",
@@ -215,7 +219,7 @@ def make_schema() -> Schema:
     sections["RegressionSection"] |= {**table, "properties": {**own, **table["properties"]}}
     del sections["RegressionTable"]
     root["$defs"] = dict(sorted(sections.items()))
-    schema: Schema = _ordered(root)
+    schema: Schema = ordered(root)
     return schema
 
 
@@ -226,7 +230,7 @@ def render_schema() -> str:
 
 def _section(model: type[BaseModel], node: Schema) -> Schema:
     """Return the schema of a section, with a description of every key, and all its bounds."""
-    found: Schema = _tidied(node)
+    found: Schema = tidied(node)
     name = model.__name__
     found["additionalProperties"] = False
     if "description" in found:
@@ -260,10 +264,10 @@ def _number_of(node: Schema) -> Schema:
     return next(part for part in parts if part.get("type") in ("number", "integer"))
 
 
-def _tidied(node: Any) -> Any:
+def tidied(node: Any) -> Any:
     """Return what every version of pydantic says in the same words, without the titles it makes of names."""
     if isinstance(node, list):
-        return [_tidied(item) for item in node]
+        return [tidied(item) for item in node]
     if not isinstance(node, dict):
         return node
     if isinstance(node.get("allOf"), list) and len(node["allOf"]) == 1:  # Before pydantic 2.10, around a reference.
@@ -271,11 +275,11 @@ def _tidied(node: Any) -> Any:
     found: Schema = {}
     for key, value in node.items():
         if key == "properties":
-            found[key] = {name: _tidied(child) for name, child in value.items()}
-        elif (key == "title" and isinstance(value, str)) or (key == "default" and value in (None, [])):
+            found[key] = {name: tidied(child) for name, child in value.items()}
+        elif (key == "title" and isinstance(value, str)) or (key == "default" and value in (None, [], {}, "")):
             continue
         elif key not in _BOUNDS:
-            found[key] = _tidied(value)
+            found[key] = tidied(value)
     if "const" in found:
         found.pop("enum", None)
     return found
@@ -321,15 +325,15 @@ def _bounded(section: Schema, keys: Iterable[str]) -> Schema:
     return {**section, "anyOf": given}
 
 
-def _ordered(node: Any) -> Any:
+def ordered(node: Any) -> Any:
     """Return the schema with the keys of every node in one order, whatever order they were made in."""
     if isinstance(node, list):
-        return [_ordered(item) for item in node]
+        return [ordered(item) for item in node]
     if not isinstance(node, dict):
         return node
     found: Schema = {}
     for key in sorted(node, key=lambda key: (_KEY_ORDER.index(key) if key in _KEY_ORDER else len(_KEY_ORDER), key)):
         value = node[key]
         is_names = key in ("properties", "$defs")
-        found[key] = {name: _ordered(child) for name, child in value.items()} if is_names else _ordered(value)
+        found[key] = {name: ordered(child) for name, child in value.items()} if is_names else ordered(value)
     return found

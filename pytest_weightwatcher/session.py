@@ -12,7 +12,6 @@ import pytest
 
 from pytest_weightwatcher.checks import INTEGRITY
 from pytest_weightwatcher.errors import BaselineError, GateError
-from pytest_weightwatcher.files import write_atomically
 from pytest_weightwatcher.nodeids import printable
 from pytest_weightwatcher.options import CONFIG_NAME, is_asked_on_the_command_line
 from spectral.errors import SpectralError
@@ -264,7 +263,8 @@ class GateSession:
 
     def finish(self, *, is_interrupted: bool) -> None:
         """Record baselines and write reports; trouble is kept for the terminal, never raised."""
-        from pytest_weightwatcher.report import render
+        from pytest_weightwatcher.report.junit import add_suite_properties
+        from pytest_weightwatcher.report.writing import write_report
 
         self.result = self.results.build(fail_on=self.main_fail_on, seed=self.options.seed)
         if not self.results.n_checks and not self.results.n_lost:
@@ -272,6 +272,7 @@ class GateSession:
         if (self.options.update_baseline or self.options.new_only) and not is_interrupted:
             self._record_baselines()
         self._add_sections(self.result)
+        add_suite_properties(self._config, self.result)
         try:
             targets = self.report_targets()
         except GateError as error:
@@ -279,7 +280,7 @@ class GateSession:
             return
         for target in targets:
             try:
-                write_atomically(target.path, render(target.type, self.result))
+                write_report(target, self.result)
                 self.written.append((target.type, target.path, ""))
             except OSError as error:
                 self._note_problem(f"{target.path}: the report cannot be written: {error.strerror}")

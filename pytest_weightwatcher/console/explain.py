@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_weightwatcher.errors import ReportError
 from pytest_weightwatcher.explain import checks_of, chosen, explain_check, findings
+from pytest_weightwatcher.report.reading import RESULT_FORMAT, read_document
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
-
-RESULT_FORMAT = 1
-MAX_BYTES = 500_000_000
-"""Far above a result of 10,000 matrices; a guard against a file made to fill memory."""
 
 _MAX_NAME = 200
 _TABLES = ("limit", "rule")
@@ -53,27 +49,12 @@ def read_result(path: Path) -> dict[str, Any]:
     ReportError
         It cannot be read, or is no result of this format.
     """
-    try:
-        if path.exists() and not path.is_file():
-            raise ReportError(f"{path}: not a regular file")
-        if path.exists() and path.stat().st_size > MAX_BYTES:
-            raise ReportError(f"{path}: larger than {MAX_BYTES} bytes")
-        result = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-    except OSError as error:
-        raise ReportError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except RecursionError as error:
-        raise ReportError(f"{path}: not a result: nested too deeply") from error
-    except ValueError as error:
-        raise ReportError(f"{path}: not a result: {' '.join(str(error).split())[:_MAX_NAME]}") from error
+    result = read_document(path)
     problem = _problem_of(result)
     if problem:
         raise ReportError(f"{path}: not a result that this version can read: {problem}")
     found: dict[str, Any] = result
     return found
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _problem_of(result: Any) -> str | None:

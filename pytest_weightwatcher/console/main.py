@@ -92,11 +92,15 @@ def _text(arguments: argparse.Namespace) -> str:
     if arguments.command == "schema":
         from pytest_weightwatcher.console.schema import schema_text
 
-        return schema_text()
+        return schema_text(arguments)
     if arguments.command == "explain":
         from pytest_weightwatcher.console.explain import explain_result
 
         return explain_result(arguments)
+    if arguments.command == "report":
+        from pytest_weightwatcher.console.report import report_results
+
+        return report_results(arguments)
     from pytest_weightwatcher.console.init import init_config
     from pytest_weightwatcher.console.progress import progress_line
     from pytest_weightwatcher.console.streams import check_output

@@ -12,9 +12,12 @@ from pytest_weightwatcher.nodeids import printable
 from pytest_weightwatcher.options import (
     CONFIG_NAME,
     FAIL_ON,
+    FORMS,
+    MIN_BUDGET,
     PROFILE_NAMES,
     REPORT_TYPES,
     parse_jobs,
+    report_argument,
     seed_argument,
     text_argument,
 )
@@ -26,7 +29,7 @@ PROGRAM = "ww-gate"
 USAGE_ERROR = 4
 """Exit code of whatever is wrong with the input, as in the gate."""
 
-TEXT_COMMANDS = ("schema", "explain", "init", "check")
+TEXT_COMMANDS = ("schema", "explain", "report", "init", "check")
 """Commands whose result is plain text, no tables."""
 
 FORMATS = ("table", "csv", "json", "md")
@@ -89,6 +92,7 @@ def make_parser() -> Parser:
     _add_init(commands)
     _add_calibrate(commands)
     _add_explain(commands)
+    _add_report(commands)
     _add_schema(commands)
     return parser
 
@@ -243,7 +247,7 @@ def _add_check(commands: Any) -> None:
     parser.add_argument("--fail-on", choices=FAIL_ON, help="the mildest verdict that fails (default: fail)")
     parser.add_argument("--seed", metavar="N", type=seed_argument, help="seed of everything random")
     parser.add_argument(
-        "--format", choices=("text", *REPORT_TYPES), default="text", help="text (default), or a report of the gate"
+        "--format", choices=("text", *FORMS), default="text", help="text (default), or a report of the gate"
     )
     _add_jobs(parser)
 
@@ -268,11 +272,45 @@ def _add_explain(commands: Any) -> None:
     )
 
 
+def _add_report(commands: Any) -> None:
+    parser = commands.add_parser(
+        "report",
+        help="reports from result files, of which several are merged",
+        description="Write reports from result files, without a model at hand. Results of shards and of several jobs "
+        "are merged, in whatever order they are given; results that contradict each other are an error.",
+    )
+    parser.add_argument(
+        "results",
+        metavar="RESULT",
+        nargs="+",
+        type=text_argument,
+        help="result file, written with --ww-report=json:RESULT",
+    )
+    parser.add_argument(
+        "--report",
+        action="append",
+        type=report_argument,
+        metavar="TYPE:PATH",
+        help=f"write a report (- for the standard output); TYPE is one of {', '.join(REPORT_TYPES)}; may be given "
+        "again (default: md:-)",
+    )
+    parser.add_argument(
+        "--budget",
+        type=_budget,
+        metavar="BYTES",
+        help="size of a Markdown report (default: what a comment on GitHub takes, for md-append what a job summary "
+        "takes)",
+    )
+
+
 def _add_schema(commands: Any) -> None:
-    commands.add_parser(
+    parser = commands.add_parser(
         "schema",
-        help="the JSON Schema of ww.yaml, for editors",
+        help="the JSON Schema of ww.yaml, for editors, or of result files",
         description="Print the JSON Schema (draft 2020-12) of ww.yaml, which ships in the package as ww.schema.json.",
+    )
+    parser.add_argument(
+        "--result", action="store_true", help="that of result.json, which ships in the package as result.schema.json"
     )
 
 
@@ -330,6 +368,13 @@ def _rate(text: str) -> float:
     value = number(text)
     if not 0.0 < value < 1.0:
         raise argparse.ArgumentTypeError(f"expected a share between 0 and 1, got {text[:50]!r}")
+    return value
+
+
+def _budget(text: str) -> int:
+    value = integer(text)
+    if value < MIN_BUDGET:
+        raise argparse.ArgumentTypeError(f"expected at least {MIN_BUDGET} bytes, got {value}")
     return value
 
 

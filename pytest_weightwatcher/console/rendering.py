@@ -41,7 +41,7 @@ def render_markdown(document: Document) -> str:
 
 
 def _section_markdown(section: Section) -> str:
-    from pytest_weightwatcher.report.markdown import format_code
+    from pytest_weightwatcher.report.escaping import format_code
 
     parts = (*section.before, section.layers, *section.after)
     blocks = [_table_markdown(part) if isinstance(part, Table) else _text_markdown(part) for part in parts]
@@ -66,7 +66,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _cell_markdown(column: str, value: Value) -> str:
-    from pytest_weightwatcher.report.markdown import format_code
+    from pytest_weightwatcher.report.escaping import format_code
 
     if column in _NAMES and isinstance(value, str):
         return str(format_code(value))
@@ -74,6 +74,6 @@ def _cell_markdown(column: str, value: Value) -> str:
 
 
 def _text_markdown(text: str) -> str:
-    from pytest_weightwatcher.report.markdown import format_text
+    from pytest_weightwatcher.report.escaping import format_text
 
     return str(format_text(text))

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from pytest_weightwatcher.report.badge import render_badge
+from pytest_weightwatcher.report.benchmark import render_benchmark
 from pytest_weightwatcher.report.html import render_html
+from pytest_weightwatcher.report.json_text import write_json
 from pytest_weightwatcher.report.markdown import render_markdown
+from pytest_weightwatcher.report.sarif import render_sarif
 
 Result = Mapping[str, Any]
 
 
+_N_LEVELS = 4
+"""Result, models, model, its lists: what is below, a layer or a check, has a line of its own."""
+
+
 def render_json(result: Result) -> str:
-    """Return the result itself as strict JSON: no NaN, keys in their order, lists of numbers on one line."""
-    text = json.dumps(result, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    return _NUMBERS.sub(lambda found: f"[{', '.join(_COMMA.split(found.group(1)))}]", text)
-
-
-# A line break inside of a string is written as an escape, so that a real one is never part of a name.
-_NUMBERS = re.compile(r"\[\n\s+(-?[0-9][-+.,0-9eE\s]*?)\n\s*\]")
-_COMMA = re.compile(r",\n\s+")
+    """Return the result itself as strict JSON: no NaN, keys in their order, a line for each layer and each check."""
+    return write_json(result, n_levels=_N_LEVELS)
 
 
 RENDERERS: Mapping[str, Callable[[Result], str]] = MappingProxyType(
-    {"json": render_json, "md": render_markdown, "html": render_html}
+    {
+        "json": render_json,
+        "md": render_markdown,
+        "html": render_html,
+        "sarif": render_sarif,
+        "benchmark": render_benchmark,
+        "badge": render_badge,
+    }
 )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,8 @@ from pytest_weightwatcher.checks import INTEGRITY, RegressionRule
 from pytest_weightwatcher.gate import layer_checks, model_checks
 from pytest_weightwatcher.policy import is_covered
 from pytest_weightwatcher.report.spectra import spectrum_payload
-from pytest_weightwatcher.verdict import SEVERITY_ORDER, Judgement, Verdict
+from pytest_weightwatcher.report.totals import count_verdicts, outcome_of
+from pytest_weightwatcher.verdict import Judgement, Verdict
 from spectral import __version__
 from spectral.metrics import summarise
 
@@ -143,18 +143,18 @@ class ResultBuilder:
 
     def build(self, *, fail_on: str, seed: int | None) -> dict[str, Any]:
         """Return the result: format, tool, outcome, counts, options and models with layers and checks."""
-        counts = Counter(payload["check"]["verdict"] for payload in self._checks.values())
-        counts[str(Verdict.ERROR)] += len(self._lost)
+        models = [self._model_payload(path, model) for path, model in self._models.items()]
+        counts = count_verdicts(models, self._lost)
         return {
             "format": RESULT_FORMAT,
             "tool": tool_payload(),
-            "outcome": _outcome(counts),
-            "counts": {str(verdict): counts.get(str(verdict), 0) for verdict in SEVERITY_ORDER},
+            "outcome": outcome_of(counts),
+            "counts": counts,
             "options": {"fail_on": fail_on, "seed": seed},
-            "n_planned": sum(self._n_planned(model) for model in self._models.values()),
+            "n_planned": sum(model["n_planned"] for model in models),
             "n_reported": len(self._checks),
             "lost": sorted(self._lost),
-            "models": [self._model_payload(path, model) for path, model in self._models.items()],
+            "models": models,
         }
 
     @staticmethod
@@ -180,6 +180,7 @@ class ResultBuilder:
             "baseline": model.baseline.path.name if model.baseline is not None else None,
             "profile": model.profile.name if model.baseline is not None else None,
             "question": model.profile.question if model.baseline is not None else None,
+            "n_planned": self._n_planned(model),
             "n_reused": sum(layer["reused"] for layer in layers),
             "notes": list(model.notes),
             "waivers": self._waivers_payload(path, model),
@@ -243,6 +244,7 @@ def _spec_payload(spec: MatrixSpec) -> dict[str, Any]:
         "N": spec.N,
         "M": spec.M,
         "rf": spec.rf,
+        "index": spec.index,
     }
 
 
@@ -251,14 +253,6 @@ def _shown_path(model: CheckedModel) -> str:
     if model.path.is_relative_to(model.folder):
         return model.path.relative_to(model.folder).as_posix()
     return model.path.as_posix()
-
-
-def _outcome(counts: Counter[str]) -> str:
-    """Return the worst verdict of the run; where nothing passed and nothing was found, it is inconclusive."""
-    for verdict in (Verdict.ERROR, Verdict.FAIL, Verdict.WARN, Verdict.PASS):
-        if counts.get(str(verdict)):
-            return str(verdict)
-    return str(Verdict.INCONCLUSIVE)
 
 
 def _number(value: float | None) -> float | int | None:

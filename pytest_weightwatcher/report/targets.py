@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pytest_weightwatcher.errors import ReportError
 from pytest_weightwatcher.files import is_inside
+from pytest_weightwatcher.report.badge import LABEL
+from pytest_weightwatcher.report.benchmark import PREFIX
 from pytest_weightwatcher.settings import ReportTarget
 
 if TYPE_CHECKING:
@@ -14,9 +17,23 @@ if TYPE_CHECKING:
 
     from pytest_weightwatcher.config import Config
 
-SUFFIXES = {"json": ".json", "md": ".md", "html": ".html"}
-SIGNS = {"json": '"pytest-weightwatcher"', "md": "## Checkpoint gate", "html": 'content="pytest-weightwatcher'}
+SUFFIXES = MappingProxyType(
+    {"json": ".json", "md": ".md", "html": ".html", "sarif": ".sarif", "benchmark": ".json", "badge": ".json"}
+)
+SIGNS = MappingProxyType(
+    {
+        "json": '"pytest-weightwatcher"',
+        "md": "## Checkpoint gate",
+        "html": 'content="pytest-weightwatcher',
+        "sarif": '"pytest-weightwatcher"',
+        "benchmark": f'"name": "{PREFIX}, ',
+        "badge": f'"label": "{LABEL}"',
+    }
+)
 """Near its beginning, every report of a type has this."""
+
+_KEYS = MappingProxyType({"markdown": "md"})
+"""Key under ``report`` in ww.yaml -> type, where they differ."""
 
 _N_CHARACTERS = 2000
 
@@ -61,20 +78,15 @@ def targets_of_config(config: Config) -> tuple[ReportTarget, ...]:
     Raises
     ------
     ConfigError
-        A path leads out of the folder of ww.yaml, has another suffix than its type, or is that of a file which
-        is no report: source, a model, a baseline.
+        A path leads out of the folder of ww.yaml, has another suffix than its type, is named twice, or is that of a
+        file which is no report: source, a model, a baseline.
     """
     if config.path is None:
         return ()
     folder = config.path.parent
-    targets = []
-    for key, kind, name in (
-        ("json", "json", config.report.json_),
-        ("markdown", "md", config.report.markdown),
-        ("html", "html", config.report.html),
-    ):
-        if name is None:
-            continue
+    targets: list[ReportTarget] = []
+    for key, name in config.report.paths().items():
+        kind = _KEYS.get(key, key)
         path, where = folder / name, ("report", key)
         if not name.isprintable():
             raise config.error(where, f"{name[:100]!r} is no file name")
@@ -84,6 +96,8 @@ def targets_of_config(config: Config) -> tuple[ReportTarget, ...]:
             raise config.error(where, f"{name!r} must end in {SUFFIXES[kind]}")
         if path.exists() and not _is_report(path, kind):
             raise config.error(where, f"{name!r} exists and is no report of this tool; it is not written over")
+        if any(other.path == path for other in targets):
+            raise config.error(where, f"{name!r} is the place of another report, too")
         targets.append(ReportTarget(type=kind, path=path))
     return tuple(targets)
 

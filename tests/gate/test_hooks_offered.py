@@ -110,6 +110,8 @@ class TestLoadModel:
         assert run(pytester, model="model.npz").ret == 0
         model = result_of(pytester)["models"][0]
         assert model["path"] == "model.npz"
+        for layer in (*model["layers"], *expected["layers"]):
+            del layer["index"]  # This loader lists the tensors in another order.
         assert by_name(model["layers"]) == by_name(expected["layers"])
 
     def test_a_baseline_checkpoint_is_opened_too(self, pytester: pytest.Pytester, make_model: MakeModel) -> None:
@@ -495,7 +497,7 @@ class TestReportSection:
         make_model()
         self.section(pytester, "return Section(title='T', columns=('n',), rows=[(n,) for n in range(60)])")
         assert len(result_of(pytester)["sections"][0]["rows"]) == 60
-        assert "10 more rows are in the JSON report" in (pytester.path / "out.md").read_text(encoding="utf-8")
+        assert "In the full report: 10 more rows." in (pytester.path / "out.md").read_text(encoding="utf-8")
 
 
 def test_a_conftest_of_the_rootdir_is_heard_from_below(pytester: pytest.Pytester, make_model: MakeModel) -> None:

@@ -55,6 +55,7 @@ def test_wheel_holds_packages_types_and_templates(wheel: Path) -> None:
         "spectral/loaders/safetensors.py",
         "pytest_weightwatcher/py.typed",
         "pytest_weightwatcher/plugin.py",
+        "pytest_weightwatcher/result.schema.json",
         "pytest_weightwatcher/templates/report.md.jinja",
     ):
         assert name in names

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from pytest_weightwatcher.report.escaping import format_number, split_paragraphs
 from pytest_weightwatcher.report.html.depth_charts import depth_charts
 from pytest_weightwatcher.report.html.spectrum_chart import spectrum_chart
-from pytest_weightwatcher.report.markdown import format_number, split_paragraphs
 from pytest_weightwatcher.report.ranking import findings_of, rank_layers
 from pytest_weightwatcher.report.templates import make_environment, templates_folder
 

@@ -1,0 +1,101 @@
+"""Read a result file: JSON from somewhere else, checked by its schema before anything is drawn from it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from pytest_weightwatcher.errors import ReportError
+from pytest_weightwatcher.nodeids import printable
+from pytest_weightwatcher.report.completing import complete_result
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pydantic_core import ErrorDetails
+
+RESULT_FORMAT = 1
+MAX_BYTES = 500_000_000
+"""Far above a result of 10,000 matrices; a guard against a file made to fill memory."""
+
+_MAX_TEXT = 200
+
+
+def read_document(path: Path) -> Any:
+    """Read strict JSON from a regular file of reasonable size.
+
+    Raises
+    ------
+    ReportError
+        There is no such file, or no JSON in it; the message names it.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise ReportError(f"{path}: not a regular file")
+        if path.exists() and path.stat().st_size > MAX_BYTES:
+            raise ReportError(f"{path}: larger than {MAX_BYTES} bytes")
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except OSError as error:
+        raise ReportError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except RecursionError as error:
+        raise ReportError(f"{path}: not a result: nested too deeply") from error
+    except ValueError as error:
+        if isinstance(error, ReportError):
+            raise
+        raise ReportError(f"{path}: not a result: {' '.join(str(error).split())[:_MAX_TEXT]}") from error
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Read a result file of this format, of whatever version of the tool.
+
+    Parameters
+    ----------
+    path : Path
+        A file that ``--ww-report=json:PATH`` wrote, not trusted.
+
+    Returns
+    -------
+    dict
+        The result, with what older versions did not write set to its default.
+
+    Raises
+    ------
+    ReportError
+        It cannot be read, or is no such result; the message names the file and the entry.
+    """
+    document = read_document(path)
+    if not isinstance(document, dict) or "models" not in document:
+        raise ReportError(f"{path}: not a result: it has no models (write one with --ww-report=json:PATH)")
+    given = document.get("format")
+    if given != RESULT_FORMAT or isinstance(given, bool):
+        raise ReportError(
+            f"{path}: not a result that this version can read: format {printable(str(given)[:40])!r}, "
+            f"expected {RESULT_FORMAT}"
+        )
+    problem = problem_of(document)
+    if problem is not None:
+        raise ReportError(f"{path}: not a result that this version can read: {problem}")
+    return complete_result(document)
+
+
+def problem_of(result: Any) -> str | None:
+    """Return what the schema has against a result, or None; keys of newer versions are no problem."""
+    from pydantic import ValidationError
+
+    from pytest_weightwatcher.report.model import Result
+
+    try:
+        Result.model_validate(result)
+    except ValidationError as error:
+        problems = [each for each in error.errors(include_url=False) if each["type"] != "extra_forbidden"]
+        return _text(problems[0]) if problems else None
+    return None
+
+
+def _text(problem: ErrorDetails) -> str:
+    place = ".".join(str(part) for part in problem["loc"])
+    return f"{printable(place)[:_MAX_TEXT]}: {printable(problem['msg'])[:_MAX_TEXT]}"
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
