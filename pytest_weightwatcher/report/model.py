@@ -58,7 +58,10 @@ class Spectrum(_OpenPart):
     weights: list[Count] = Field(description="How many eigenvalues each of evals stands for.")
     tail: Tail | None = None
     bulk: Bulk | None = None
-    permuted: list[Finite] | None = Field(default=None, description="A sketch after the elements were permuted.")
+    permuted: list[Finite] | None = Field(
+        default=None, description="The largest eigenvalues after the elements were permuted."
+    )
+    before: list[Finite] | None = Field(default=None, description="evals in the baseline, where the layer changed.")
     trap_edge: Finite | None = Field(default=None, description="Eigenvalue beyond which there is a trap.")
 
 

@@ -95,7 +95,7 @@ def _model(model: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 def _is_unchanged(layer: Mapping[str, Any]) -> bool:
     """Tell whether a layer is that of the baseline: only of one that changed, the spectrum before is kept."""
-    return bool(layer["baseline_name"] and layer.get("spectrum") and layer["spectrum"]["before"] is None)
+    return bool(layer.get("baseline_name") and layer.get("spectrum") and layer["spectrum"].get("before") is None)
 
 
 def _grouped(findings: list[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -33,7 +33,7 @@ def spectrum_chart(name: str, spectrum: Mapping[str, Any], key: str) -> Markup:
         Unique in the page.
     """
     evals, counts = spectrum["evals"], list(accumulate(spectrum["weights"]))
-    largest = max([evals[0], *(spectrum["permuted"] or ()), *(spectrum["before"] or ())])
+    largest = max([evals[0], *(spectrum.get("permuted") or ()), *(spectrum.get("before") or ())])
     least = evals[0] / 10.0**_DECADES
     x = scale_over([*(value for value in evals if value > least), largest], _LEFT, _RIGHT, is_log=True)
     y = scale_over([1.0, counts[-1]], _BOTTOM, _TOP, is_log=True)
@@ -41,8 +41,9 @@ def spectrum_chart(name: str, spectrum: Mapping[str, Any], key: str) -> Markup:
         *_bulk(spectrum, x, y),
         *svg.axes(x, y, x_title="eigenvalue λ of WᵀW", y_title="eigenvalues of at least λ"),
     ]
-    if spectrum["before"]:
-        parts.append(svg.path(_steps(spectrum["before"], counts, x, y), "before"))
+    before = spectrum.get("before")
+    if before:
+        parts.append(svg.path(_steps(before, counts, x, y), "before"))
     parts.append(svg.path(_steps(evals, counts, x, y), "esd"))
     parts.append(svg.dots(_steps(evals, counts, x, y), "esd-dot", radius=2.0))
     parts += _tail(spectrum, x, y)
@@ -57,7 +58,7 @@ def _steps(evals: Sequence[float], counts: Sequence[int], x: Scale, y: Scale) ->
 
 
 def _bulk(spectrum: Mapping[str, Any], x: Scale, y: Scale) -> list[str]:
-    bulk = spectrum["bulk"]
+    bulk = spectrum.get("bulk")
     if bulk is None or bulk["max"] <= x.low:
         return []
     edge = x.place(bulk["max"])
@@ -69,7 +70,7 @@ def _bulk(spectrum: Mapping[str, Any], x: Scale, y: Scale) -> list[str]:
 
 def _tail(spectrum: Mapping[str, Any], x: Scale, y: Scale) -> list[str]:
     """Draw n(λ/xmin)^(1-α), the number of eigenvalues that the fitted law has from λ on."""
-    tail = spectrum["tail"]
+    tail = spectrum.get("tail")
     if tail is None or not 0.0 < tail["xmin"] < tail["xmax"]:
         return []
     ratio = (tail["xmax"] / tail["xmin"]) ** (1.0 / _N_OF_TAIL)
@@ -83,8 +84,8 @@ def _tail(spectrum: Mapping[str, Any], x: Scale, y: Scale) -> list[str]:
 
 def _permuted(spectrum: Mapping[str, Any], x: Scale, y: Scale) -> list[str]:
     """Draw the largest eigenvalues of the permuted matrix; those beyond the bulk are what traps look like."""
-    values = spectrum["permuted"] or ()
-    edge = spectrum["trap_edge"] or (spectrum["bulk"] or {}).get("max")
+    values = spectrum.get("permuted") or ()
+    edge = spectrum.get("trap_edge") or (spectrum.get("bulk") or {}).get("max")
     points = {value: (x.place(value), y.place(place + 1)) for place, value in enumerate(values)}
     outside = [point for value, point in points.items() if edge is not None and value > 1.05 * edge]
     inside = [point for value, point in points.items() if point not in outside]
@@ -92,12 +93,12 @@ def _permuted(spectrum: Mapping[str, Any], x: Scale, y: Scale) -> list[str]:
 
 
 def _describe(spectrum: Mapping[str, Any]) -> str:
-    tail, bulk = spectrum["tail"], spectrum["bulk"]
+    tail, bulk = spectrum.get("tail"), spectrum.get("bulk")
     words = [f"{sum(spectrum['weights'])} eigenvalues, the largest {spectrum['evals'][0]:.4g}."]
     if tail is not None:
         words.append(f"Power law from {tail['xmin']:.4g} on: alpha {tail['alpha']:.3g} over {tail['n']} eigenvalues.")
     if bulk is not None:
         words.append(f"Noise of the same variance would end at {bulk['max']:.4g}.")
-    if spectrum["permuted"]:
+    if spectrum.get("permuted"):
         words.append(f"Largest eigenvalue of the permuted matrix: {spectrum['permuted'][0]:.4g}.")
     return " ".join(words)
