@@ -64,7 +64,9 @@ class Client:
         ApiError
             No answer, an answer other than 2xx, or one that is no JSON.
         """
-        request = urllib.request.Request(  # noqa: S310 (the runner's own address, checked below)
+        if not self.url.startswith(("https://", "http://")):
+            raise ApiError(f"{self.url}: no address of an API")
+        request = urllib.request.Request(  # noqa: S310 (checked above)
             f"{self.url}{path}",
             data=None if payload is None else json.dumps(payload).encode(),
             method=method,
@@ -76,8 +78,6 @@ class Client:
                 "X-GitHub-Api-Version": "2022-11-28",
             },
         )
-        if request.type not in ("http", "https"):
-            raise ApiError(f"{self.url}: no address of an API")
         return self._send(request)
 
     def _send(self, request: urllib.request.Request) -> Any:

@@ -1,20 +1,24 @@
 """A second view of the workspace, in which some files are those of the base branch.
 
-Every other entry is a link into the workspace, so that relative paths, shell patterns and untracked checkpoints mean
-the same in both.
+Folders are made anew and every other file is a link to the one in the workspace, so that relative paths, shell patterns
+and untracked checkpoints mean the same in both. Links of the workspace lead to where they led, but inside the view:
+otherwise one of them could lead past what was replaced.
 """
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
-from pathlib import PurePosixPath
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from action.inputs import ActionError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
+
+GIT_FOLDER = ".git"
 
 Replaced = dict[tuple[str, ...], bytes | None]
 """Parts of a path -> its content; None where the file is absent."""
@@ -37,23 +41,45 @@ def make_overlay(workspace: Path, folder: Path, contents: Mapping[str, bytes | N
     ActionError
         Links cannot be made here.
     """
+    view = _View(workspace=workspace.resolve(), folder=folder)
     try:
-        _mirror(workspace.resolve(), folder, {PurePosixPath(path).parts: held for path, held in contents.items()})
+        view.mirror(view.workspace, folder, {PurePosixPath(path).parts: held for path, held in contents.items()})
     except OSError as error:
         raise ActionError(f"the files of the base branch cannot be laid out: {error.strerror}") from error
 
 
-def _mirror(source: Path, target: Path, replaced: Replaced) -> None:
-    target.mkdir()
-    below: dict[str, Replaced] = defaultdict(dict)
-    for (head, *rest), held in replaced.items():
-        below[head][tuple(rest)] = held
-    for entry in sorted(source.iterdir()) if source.is_dir() else ():
-        if entry.name not in below:
-            (target / entry.name).symlink_to(entry)
-    for head, inner in below.items():
-        held = inner.pop((), None)
-        if held is not None:
-            (target / head).write_bytes(held)
-        elif inner:
-            _mirror(source / head, target / head, inner)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _View:
+    workspace: Path
+    folder: Path
+
+    def mirror(self, source: Path, target: Path, replaced: Replaced) -> None:
+        target.mkdir()
+        below: dict[str, Replaced] = defaultdict(dict)
+        for (head, *rest), held in replaced.items():
+            below[head][tuple(rest)] = held
+        for entry in sorted(source.iterdir()) if source.is_dir() else ():
+            if entry.name not in below and entry.name != GIT_FOLDER:
+                self._show(entry, target / entry.name)
+        for head, inner in below.items():
+            held = inner.pop((), None)
+            if held is not None:
+                (target / head).write_bytes(held)
+            elif inner:
+                self.mirror(source / head, target / head, inner)
+
+    def _show(self, entry: Path, target: Path) -> None:
+        if entry.is_symlink():
+            target.symlink_to(self._lead(entry))
+        elif entry.is_dir():
+            self.mirror(entry, target, {})
+        else:
+            target.symlink_to(entry)
+
+    def _lead(self, link: Path) -> str:
+        """Return where a link leads in the view."""
+        text, end = str(link.readlink()), os.path.realpath(link)
+        if not Path(end).is_relative_to(self.workspace):
+            return end
+        is_absolute = Path(text).is_absolute()
+        return str(self.folder / Path(end).relative_to(self.workspace)) if is_absolute else text
