@@ -1,7 +1,7 @@
 """A second view of the workspace, in which some files are those of the base branch.
 
-Folders are made anew and every other file is a link to the one in the workspace, so that relative paths, shell patterns
-and untracked checkpoints mean the same in both. Links of the workspace lead to where they led, but inside the view:
+Folders are made anew and hold the files of the workspace, linked, so that relative paths, shell patterns and untracked
+checkpoints mean the same in both. Links of the workspace lead to where they led, but inside the view:
 otherwise one of them could lead past what was replaced.
 """
 
@@ -74,7 +74,7 @@ class _View:
         elif entry.is_dir():
             self.mirror(entry, target, {})
         else:
-            target.symlink_to(entry)
+            _place(entry, target)
 
     def _lead(self, link: Path) -> str:
         """Return where a link leads in the view."""
@@ -83,3 +83,11 @@ class _View:
             return end
         is_absolute = Path(text).is_absolute()
         return str(self.folder / Path(end).relative_to(self.workspace)) if is_absolute else text
+
+
+def _place(file: Path, target: Path) -> None:
+    """Link a file: hard where the file system can, so that shards stay inside the folder of their checkpoint."""
+    try:
+        os.link(file, target)
+    except OSError:
+        target.symlink_to(file)

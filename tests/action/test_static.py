@@ -146,7 +146,7 @@ def test_the_document_has_a_row_for_each_name_with_its_description(kind: str) ->
         assert row.startswith(entries[name]["description"]), name
         if kind == "inputs":
             default = entries[name]["default"]
-            assert row.endswith(f"| `{default}`" if default else "| "), name
+            assert row.endswith(f"| `{default}`" if default else ". |"), name
 
 
 def test_the_types_name_every_input_and_output() -> None:
@@ -176,4 +176,4 @@ def test_the_workflow_for_forks_checks_out_nothing_and_may_only_comment() -> Non
     assert job["permissions"] == {"actions": "read", "pull-requests": "write"}
     assert "actions/checkout" not in text
     assert "pull_request_target" not in text
-    assert re.search(r"^on:\n  workflow_run:\n    workflows: .+\n    types: .+\n\S", text, flags=re.MULTILINE)
+    assert re.search(r"^on:\n  workflow_run:.*\n    workflows: .+\n    types: .+\n\S", text, flags=re.MULTILINE)
