@@ -20,6 +20,8 @@ words = dict(line.split(": ") for line in text.splitlines())
 given = [each.partition("=")[2] for each in arguments if each.startswith("--ww-baseline=")]
 name = given[0] if given else words.get("baseline", "")
 held = open(name).read() if name and os.path.isfile(name) else ""
+if "damaged" in held:
+    sys.exit(4)
 outcome = "fail" if "strict" in held else words["outcome"]
 model = words.get("model", "model.safetensors")
 print("MODEL", open(model).read() if os.path.exists(model) else "none")
@@ -87,6 +89,15 @@ def test_loosening_a_baseline_does_not_help(harness: Harness, project: Project, 
     assert judge(harness, base).outputs["config-changed"] == "true"
     project.commit({place: None})
     assert judge(harness, base).outputs["outcome"] == "fail"
+
+
+def test_a_damaged_baseline_is_labelled_and_both_verdicts_are_told(harness: Harness, project: Project) -> None:
+    base = project.commit({"ww.yaml": "outcome: pass\nbaseline: good.ww.json", "good.ww.json": RECORDING})
+    project.commit({"good.ww.json": "damaged"})
+    outcome = judge(harness, base)
+    assert outcome.outputs["outcome"] == "error"
+    assert "own files: **error**" in outcome.summary
+    assert "**pass**" in outcome.summary
 
 
 def test_a_file_changed_by_an_earlier_step_of_the_job_is_seen(harness: Harness, project: Project) -> None:
