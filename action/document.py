@@ -96,7 +96,7 @@ def _sections(trial: Trial, limit: int) -> list[str]:
 
 def _report(run: Judged) -> str:
     """Return the plugin's report without its heading, or why there is none."""
-    trouble = "\n\n".join(entities(line) for line in run.trouble.splitlines() if line.strip())
+    trouble = "\n\n".join(code(line) for line in run.trouble.splitlines() if line.strip())
     if "md" not in run.reports:
         return trouble or "There is no report."
     lines = run.reports["md"].read_text(encoding="utf-8", errors="replace").strip().split("\n")

@@ -9,6 +9,10 @@ _RESERVE = 400
 _SPECIAL = re.compile(r"[^A-Za-z0-9 /-]")
 _DETAILS = re.compile(r"</?details>")
 _TAG = re.compile(r"<(?!/?(?:details|summary|code|sub|pre|b)>)")
+_REACHING = re.compile(r"://|www\.|@", re.IGNORECASE)
+_GAP = "&#8203;"
+"""A space without width. An entity in place of the @ would not do: GitHub looks for mentions after it has read them."""
+
 _MAX_TEXT = 2000
 
 
@@ -55,4 +59,4 @@ def neutralise(text: str) -> str:
     """
     without_tags = _TAG.sub("&lt;", text)
     without_links = without_tags.replace("](", "]&#40;").replace("![", "!&#91;").replace("]:", "]&#58;")
-    return re.sub(r"://|www\.|@", lambda match: "".join(f"&#{ord(each)};" for each in match.group()), without_links)
+    return _REACHING.sub(lambda match: f"{match.group()[0]}{_GAP}{match.group()[1:]}", without_links)
