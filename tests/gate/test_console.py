@@ -131,6 +131,7 @@ def test_layer_payload_has_the_keys_of_the_gates_result(model: Path, capsys: Cap
     # The gate rounds its numbers, and has them in an order of its own; what its runs add is not of a model.
     of_a_run = ("reused", "baseline_name", "index", "spectrum")
     found = payload["layers"][0]
+    assert found["id"] == expected.pop("index")
     assert {name: found[name] for name in expected if name not in of_a_run} == {
         **{name: value for name, value in expected.items() if name not in of_a_run},
         "metrics": pytest.approx(expected["metrics"], rel=1e-7, abs=1e-8),
