@@ -18,7 +18,8 @@ from pytest_weightwatcher.baseline_source import (
     open_baseline,
     open_recorded,
 )
-from pytest_weightwatcher.checks import CORRELATION_TRAPS, NEEDS_BOTH_CHECKPOINTS, NOISE
+from pytest_weightwatcher.checks import CORRELATION_TRAPS, DRIFT, NEEDS_BOTH_CHECKPOINTS, NOISE, TURN
+from pytest_weightwatcher.comparison import DRIFT_EVALS
 from pytest_weightwatcher.errors import BaselineError
 from pytest_weightwatcher.files import is_inside
 from pytest_weightwatcher.limits import (
@@ -406,16 +407,17 @@ def _paired_rules(
     """Return the rules of the layers that have a partner in the baseline, or may have one under another name."""
     shapes = {spec.name: spec.shape for spec in description.matrices}
     possible = {*baseline.shapes, *unpaired_layers(shapes, baseline.shapes).new}
-    has_checkpoint = bool(baseline.tasks)
+    out_of_reach = () if baseline.tasks else NEEDS_BOTH_CHECKPOINTS
     return {
-        name: tuple(
+        spec.name: tuple(
             rule
-            for rule in regression_rules(config, profile, name)
-            # By default nobody is told in every layer what a file cannot say.
-            if has_checkpoint or rule.line is not None or rule.quantity not in NEEDS_BOTH_CHECKPOINTS
+            for rule in regression_rules(config, profile, spec.name)
+            # By default nobody is told in every layer what a file, or a layer of its size, cannot say.
+            if rule.line is not None
+            or rule.quantity not in (*out_of_reach, TURN if spec.n_evals >= DRIFT_EVALS else DRIFT)
         )
-        for name in shapes
-        if name in possible
+        for spec in description.matrices
+        if spec.name in possible
     }
 
 
