@@ -200,6 +200,9 @@ class Gate:
     def _judge_model(self, check: Check) -> Judgement:
         model, description = check.model, check.model.description
         if check.name == INTEGRITY:
+            if model.recording is not None:
+                # What will be recorded is read here, where trouble with the file is a verdict.
+                self._measurements.tensors(model)
             return judge_other_tensors(
                 find_non_finite(description.source, description.other_tensors), len(description.other_tensors)
             )

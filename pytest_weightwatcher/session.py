@@ -172,7 +172,8 @@ class GateSession:
         check = item.check
         payload = self.results.check_payload(check, item.judgement, item.stable_id)
         payload["config"] = str(item.config_path)
-        if check.spec is None and check.name == INTEGRITY and check.model.recording is not None:
+        is_read = str(item.judgement.verdict) != "error"
+        if is_read and check.spec is None and check.name == INTEGRITY and check.model.recording is not None:
             from pytest_weightwatcher.tensors import tensor_payload
 
             payload["tensors"] = {
@@ -191,7 +192,7 @@ class GateSession:
         from pytest_weightwatcher.report.spectra import spectrum_payload
 
         model, spec = item.check.model, item.check.spec
-        if spec is None or item.judgement is None or not item.judgement.is_finding:
+        if spec is None or item.judgement is None or str(item.judgement.verdict) not in ("warn", "fail"):
             return []
         spectrum = spectrum_payload(self._gate.record(model, spec), spec, self._gate.before(model, spec))
         return [] if spectrum is None else [pytest_html_extra(spec.name, spectrum)]
