@@ -15,7 +15,11 @@ MAX_NAME = 120
 MAX_TEXT = 600
 _MAX_DIMENSIONS = 8
 
-_SPECIAL = re.compile(r"[^A-Za-z0-9 .,;=+%()^-]")
+_SPECIAL = re.compile(r"[^A-Za-z0-9 .,;=+%()^-]|(?<=www)\.", re.IGNORECASE)
+
+_MENTIONS = "@#"
+"""GitHub looks for people and issues in the text that readers see, whatever it was written as: a space of no width, which
+nobody sees, keeps the sign from what follows."""
 
 
 def format_code(name: str) -> Markup:
@@ -74,4 +78,6 @@ def _entities(text: str) -> str:
 
 def _entity(match: re.Match[str]) -> str:
     character = match.group()
-    return html.escape(character) if character.isalpha() else f"&#{ord(character)};"
+    if character.isalpha():
+        return html.escape(character)
+    return f"&#{ord(character)};{'&#8203;' if character in _MENTIONS else ''}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from typing import Any
 
@@ -241,3 +242,13 @@ def test_notices_fit_into_what_is_kept_for_them() -> None:
                 assert n_bytes(line) < NOTICE_BYTES
             if line.startswith("Left out"):
                 assert n_bytes(line) < ENDING_BYTES - 200
+
+
+@pytest.mark.parametrize("name", ["@octocat", "#1", "www.example.com", "a@example.com", "WWW.example.com"])
+def test_no_name_calls_anybody(name: str) -> None:
+    """GitHub finds people, issues and addresses in what is shown, entities or not."""
+    for written in (str(escaping.format_code(name)), str(escaping.format_text(name))):
+        shown = html.unescape(written)
+        assert not re.search(r"[@#][A-Za-z0-9]", shown)
+        assert "www." not in written.lower()
+        assert shown.replace("\N{ZERO WIDTH SPACE}", "").removeprefix("<code>").removesuffix("</code>") == name
