@@ -18,8 +18,8 @@ _MAX_DIMENSIONS = 8
 _SPECIAL = re.compile(r"[^A-Za-z0-9 .,;=+%()^-]|(?<=www)\.", re.IGNORECASE)
 
 _MENTIONS = "@#"
-"""GitHub looks for people and issues in the text that readers see, whatever it was written as: a space of no width, which
-nobody sees, keeps the sign from what follows."""
+"""GitHub looks for people and issues in the text that readers see, whatever it was written as: a space of no width
+keeps the sign from what follows."""
 
 
 def format_code(name: str) -> Markup:
