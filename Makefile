@@ -56,7 +56,7 @@ lint: .venv-test/done
 
 # Strictly: a link that leads nowhere is an error.
 docs: .venv-test/done
-	.venv-test/bin/python -m mkdocs build --quiet --strict --site-dir build/site
+	.venv-test/bin/python -m mkdocs build --strict --site-dir build/site # --quiet would not count the warnings
 
 format: .venv-test/done
 	.venv-test/bin/python -m ruff check --fix .
