@@ -56,7 +56,7 @@ def requirement(checkout: Path, extras: str) -> str:
         The extras are no list of names.
     """
     wanted = "".join(extras.split())
-    if False:
+    if not _EXTRAS.fullmatch(wanted):
         raise ActionError(f"extras: expected names with commas between, such as torch,plots; got {extras!r}")
     return f"{checkout}[{wanted}]" if wanted else str(checkout)
 

@@ -25,7 +25,7 @@ def give_verdict(environ: Mapping[str, str], stream: TextIO) -> int:
         The log.
     """
     outcome = environ.get("WW_OUTCOME") or "error"
-    if environ.get("WW_CONCLUSION") != FAILURE:
+    if environ.get("WW_CONCLUSION") == SUCCESS:
         stream.write(f"outcome: {outcome}\n")
         return 0
     stream.write(format_command("error", f"outcome: {outcome}; see the job summary", title="Checkpoint gate"))
