@@ -9,7 +9,9 @@ _RESERVE = 400
 _SPECIAL = re.compile(r"[^A-Za-z0-9 /-]")
 _DETAILS = re.compile(r"</?details>")
 _TAG = re.compile(r"<(?!/?(?:details|summary|code|sub|pre|b)>)")
-_REACHING = re.compile(r"://|www\.|@", re.IGNORECASE)
+_REACHING = re.compile(
+    r"://|www\.|@|&(?:#0*(?:64|35)|#x0*(?:40|23)|commat|num);?|(?<!&)#(?=[0-9])|\bGH-(?=[0-9])", re.IGNORECASE
+)
 _GAP = "&#8203;"
 """A space without width. An entity in place of the @ would not do: GitHub looks for mentions after it has read them."""
 
@@ -59,4 +61,10 @@ def neutralise(text: str) -> str:
     """
     without_tags = _TAG.sub("&lt;", text)
     without_links = without_tags.replace("](", "]&#40;").replace("![", "!&#91;").replace("]:", "]&#58;")
-    return _REACHING.sub(lambda match: f"{match.group()[0]}{_GAP}{match.group()[1:]}", without_links)
+    return _REACHING.sub(_kept_apart, without_links)
+
+
+def _kept_apart(match: re.Match[str]) -> str:
+    """Return what reaches out with a gap in it: behind an entity, which stays whole, else behind the first sign."""
+    found = match.group()
+    return f"{found}{_GAP}" if found.startswith("&") else f"{found[0]}{_GAP}{found[1:]}"

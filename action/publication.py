@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from action.annotations import annotations_of
 from action.commands import append_outputs, append_summary
 from action.document import DEFAULT_KEY, write_comment, write_summary
-from action.running import SUFFIXES
-from action.trial import BASE, CONFIG_NAME, OWN
+from action.running import CONFIG_NAME, SUFFIXES
+from action.trial import BASE, OWN
 from action.verdict import FAILURE, SUCCESS
 
 if TYPE_CHECKING:

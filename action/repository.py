@@ -58,6 +58,23 @@ class Repository:
         prefix = self.root.relative_to(self.workspace)
         return tuple((prefix / os.fsdecode(name)).as_posix() for name in found.stdout.split(b"\0") if name)
 
+    def changed_ways(self, revision: str) -> tuple[str, ...]:
+        """Return the links to folders, and the submodules, that differ between a commit and the work tree.
+
+        What lies behind them changes without a file that would be named as changed.
+        """
+        found = _git(self.root, "diff", "--raw", "-z", "--no-renames", "--no-ext-diff", revision, "--")
+        if found.returncode != 0:
+            raise ActionError(f"git diff failed: {_complaint(found)}")
+        fields = found.stdout.split(b"\0")
+        prefix = self.root.relative_to(self.workspace)
+        return tuple(
+            (prefix / os.fsdecode(name)).as_posix()
+            for modes, name in zip(fields[::2], fields[1::2], strict=False)
+            if any(mode in modes.split(b" ")[:2] for mode in (b":120000", b"120000", b":160000", b"160000"))
+            and not (self.root / os.fsdecode(name)).is_file()
+        )
+
     def content_at(self, revision: str, path: str) -> bytes | None:
         """Return what a file held at a commit; None where there was no such file.
 
@@ -130,6 +147,27 @@ def edited_files(repository: Repository, revision: str, named: Iterable[str]) ->
         for path in repository.changed_since(revision)
         if is_below(path, places) or _is_recording(repository, revision, path)
     )
+
+
+def moved_way(repository: Repository, revision: str, named: Iterable[str], *, are_all_named: bool) -> str | None:
+    """Return a link or submodule that the pull request changes and that may lead to what judges it.
+
+    Parameters
+    ----------
+    repository : Repository
+        The work tree.
+    revision : str
+        The merge base.
+    named : iterable of str
+        ww.yaml and the baseline of the inputs.
+    are_all_named : bool
+        Whether these are all; where ww.yaml names baselines, any link may lead to one.
+    """
+    places = tuple(named)
+    for way in repository.changed_ways(revision):
+        if not are_all_named or any(is_below(place, (way,)) for place in places):
+            return way
+    return None
 
 
 def is_below(path: str, places: Iterable[str]) -> bool:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from action.inputs import GateInputs
 
+CONFIG_NAME = "ww.yaml"
 SUFFIXES = {"json": ".json", "md": ".md", "html": ".html"}
 _TAIL = 64 * 1024
 _HIDDEN = ("GITHUB_OUTPUT", "GITHUB_ENV", "GITHUB_PATH", "GITHUB_STATE", "GITHUB_STEP_SUMMARY")
@@ -75,7 +76,9 @@ def pytest_arguments(inputs: GateInputs, reports: Mapping[str, Path], settings: 
     Each value stands behind its option's equals sign, so that none can be read as an option. Settings and conftest.py
     of the repository are not read: a pull request could switch the gate off in them.
     """
-    given = {"config": inputs.config, "baseline": inputs.baseline_path, "profile": inputs.profile}
+    # Without a model or a ww.yaml by name pytest would collect the workspace, and import what a pull request put there.
+    config = inputs.config or ("" if inputs.models else CONFIG_NAME)
+    given = {"config": config, "baseline": inputs.baseline_path, "profile": inputs.profile}
     return [
         "-c",
         str(settings),

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from action.inputs import ActionError
 from action.overlay import make_overlay
-from action.repository import base_commit, edited_files, find_repository, is_below
+from action.repository import base_commit, edited_files, find_repository, is_below, moved_way
 from action.results import WORST_FIRST
-from action.running import SUFFIXES, Judged, failed_to_judge, judge, known_report_types
+from action.running import CONFIG_NAME, SUFFIXES, Judged, failed_to_judge, judge, known_report_types
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from action.repository import Repository
     from action.runner import Runner
 
-CONFIG_NAME = "ww.yaml"
 OWN = "own"
 BASE = "base"
 
@@ -100,6 +99,13 @@ class Court:
         if commit is None or repository is None:
             return self._without_base(is_merge=commit is not None)
         revision = repository.merge_base(commit)
+        way = moved_way(repository, revision, judging, are_all_named=bool(self.inputs.baseline_path))
+        if way is not None:
+            # What lies behind it cannot be held against the base branch file by file, so nobody passes by it.
+            raise ActionError(
+                f"{way}: this pull request changes a link or submodule behind which ww.yaml or a baseline may lie; "
+                "change it by itself, and judge the model after that"
+            )
         return self._with_base(repository, revision, edited_files(repository, revision, judging))
 
     def _without_base(self, *, is_merge: bool) -> Trial:

@@ -166,6 +166,12 @@ class Gate:
         """Return the analysis of a whole model, reusing what has been computed."""
         return self._measurements.analysis(model)
 
+    def n_traps(self, model: CheckedModel, spec: MatrixSpec) -> int:
+        """Return how many traps a layer has at the false-alarm rate of the run, those of the baseline among them."""
+        record = self.record(model, spec)
+        level, is_alarm = self._measurements.trap_level(model, spec)
+        return record.traps.count(level) if record.traps is not None and is_alarm else 0
+
     def before(self, model: CheckedModel, spec: MatrixSpec) -> LayerRecord | None:
         """Return what the baseline knows of a layer; None where it is new, or there is no baseline."""
         entry = None if model.baseline is None else self._measurements.entry(model, spec)

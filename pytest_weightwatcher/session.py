@@ -194,7 +194,9 @@ class GateSession:
         model, spec = item.check.model, item.check.spec
         if spec is None or item.judgement is None or str(item.judgement.verdict) not in ("warn", "fail"):
             return []
-        spectrum = spectrum_payload(self._gate.record(model, spec), spec, self._gate.before(model, spec))
+        spectrum = spectrum_payload(
+            self._gate.record(model, spec), spec, self._gate.before(model, spec), self._gate.n_traps(model, spec)
+        )
         return [] if spectrum is None else [pytest_html_extra(spec.name, spectrum)]
 
     def _layer_payload(self, model: CheckedModel, spec: MatrixSpec) -> dict[str, Any]:
@@ -209,6 +211,7 @@ class GateSession:
                 is_reused=self._gate.is_reused(model, spec),
                 baseline_name=self._gate.partner(model, spec),
                 before=self._gate.before(model, spec),
+                n_traps=self._gate.n_traps(model, spec),
             ),
             "recorded": None if entry is None else recorded_payload(entry),
             "failed_metrics": [f"{spec.name}: {record.reasons[name]}" for name in record.failed_metrics],

@@ -81,6 +81,7 @@ def _judge(
                         is_reused=gate.is_reused(model, check.spec),
                         baseline_name=gate.partner(model, check.spec),
                         before=gate.before(model, check.spec),
+                        n_traps=gate.n_traps(model, check.spec),
                     )
                     payload["layer_record"] = {"layer": layer, "recorded": None}
                 results.receive(payload)

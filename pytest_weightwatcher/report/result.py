@@ -71,6 +71,7 @@ class ResultBuilder:
         is_reused: bool,
         baseline_name: str | None,
         before: LayerRecord | None = None,
+        n_traps: int = 0,
     ) -> dict[str, Any]:
         """Return what a report says of one layer, as plain data; ``before`` is that of the baseline."""
         return {
@@ -80,7 +81,7 @@ class ResultBuilder:
             "baseline_name": baseline_name,
             "metrics": {name: _number(value) for name, value in record.metrics.items()},
             "reason": record.reason,
-            "spectrum": spectrum_payload(record, spec, before),
+            "spectrum": spectrum_payload(record, spec, before, n_traps),
         }
 
     def receive(self, payload: dict[str, Any]) -> None:

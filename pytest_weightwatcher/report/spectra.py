@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from spectral.weights import MatrixSpec
 
 
-def spectrum_payload(record: LayerRecord, spec: MatrixSpec, before: LayerRecord | None) -> dict[str, Any] | None:
+def spectrum_payload(
+    record: LayerRecord, spec: MatrixSpec, before: LayerRecord | None, n_traps: int = 0
+) -> dict[str, Any] | None:
     """Return the drawing of a layer's spectrum; None where it has none.
 
     Parameters
@@ -24,6 +26,8 @@ def spectrum_payload(record: LayerRecord, spec: MatrixSpec, before: LayerRecord 
         Its shape.
     before : LayerRecord or None
         The baseline's, where there is one.
+    n_traps : int
+        How many eigenvalues of the permuted matrix are traps, at the false-alarm rate of the run.
 
     Returns
     -------
@@ -43,8 +47,13 @@ def spectrum_payload(record: LayerRecord, spec: MatrixSpec, before: LayerRecord 
         "tail": _tail(record),
         "bulk": _bulk(record, spec),
         "permuted": None if record.traps is None else list(record.traps.eigenvalues),
-        "trap_edge": None,
+        "trap_edge": _trap_edge(record, n_traps),
     }
+
+
+def _trap_edge(record: LayerRecord, n_traps: int) -> float | None:
+    eigenvalues = () if record.traps is None else record.traps.eigenvalues
+    return eigenvalues[min(n_traps, len(eigenvalues)) - 1] if n_traps and eigenvalues else None
 
 
 def _squares(sketch: tuple[float, ...]) -> list[float]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import html
+import re
 from pathlib import Path
 
 import pytest
 
+from action.markdown import neutralise
 from tests.action.conftest import pull_request
 from tests.action.harness import Harness, Outcome, check, fake_result, write_fake_python
 from tests.action.rest_server import Rest
@@ -158,3 +161,14 @@ def test_no_server_is_a_warning(harness: Harness, rest: Rest, address: str) -> N
     assert [order.name for order in outcome.orders] == ["warning"]
     assert not outcome.is_failed
     assert not rest.asked
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["@octocat", "&#64;octocat", "&commat;octocat", "&#x40;github/security", "octo/repo#1", "#2", "GH-3", "&num;4"],
+)
+def test_foreign_text_calls_nobody(text: str) -> None:
+    """GitHub decodes entities before it looks for people and issues."""
+    shown = html.unescape(neutralise(text))
+    assert not re.search(r"@[a-z]|#[0-9]|GH-[0-9]", shown)
+    assert neutralise("&#95;a ## b &#60;") == "&#95;a ## b &#60;"

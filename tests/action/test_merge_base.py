@@ -110,7 +110,7 @@ def test_a_file_changed_by_an_earlier_step_of_the_job_is_seen(harness: Harness, 
 def test_a_new_ww_yaml_is_judged_by_the_built_in_limits_too(harness: Harness, project: Project) -> None:
     base = project.commit({"a": "b"})
     project.commit({"ww.yaml": "outcome: warn", "good.ww.json": RECORDING})
-    outcome = judge(harness, base, config="ww.yaml", baseline="good.ww.json")
+    outcome = judge(harness, base, model="m.safetensors", config="ww.yaml", baseline="good.ww.json")
     own, by_base = noted_arguments(harness.temp.parent)
     assert {"--ww-config=ww.yaml", "--ww-baseline=good.ww.json"} <= set(own)
     assert not [each for each in by_base if each.startswith(("--ww-config", "--ww-baseline"))]
@@ -227,3 +227,41 @@ def test_a_repository_below_the_workspace_is_found(harness: Harness, project: Pr
     (harness.workspace / "ww.yaml").unlink()
     outcome = judge(harness, base, config="sub/ww.yaml", baseline="sub/good.ww.json")
     assert outcome.outputs["outcome"] == "fail"
+
+
+def test_a_folder_by_another_way_does_not_help(harness: Harness, project: Project) -> None:
+    """A link to a folder is flipped: no file that judges has changed, and yet others judge."""
+    files = {"ww.yaml": "outcome: pass\nbaseline: bl/now/m.ww.json", "bl/v1/m.ww.json": f"{RECORDING} strict"}
+    project.commit({**files, "bl/v0/m.ww.json": RECORDING})
+    way = harness.workspace / "bl" / "now"
+    way.symlink_to("v1")
+    base = project.commit({"train.py": "1"})
+    assert judge(harness, base).outputs["outcome"] == "fail"
+    way.unlink()
+    way.symlink_to("v0")
+    project.commit({"train.py": "2"})
+    outcome = judge(harness, base)
+    assert outcome.is_failed
+    assert outcome.outputs["outcome"] == "error"
+    assert "changes a link or submodule" in outcome.summary
+
+
+def test_the_folder_of_the_config_by_another_way(harness: Harness, project: Project) -> None:
+    project.commit({"a/ww.yaml": "outcome: fail", "examples/ww.yaml": "outcome: pass"})
+    way = harness.workspace / "gate"
+    way.symlink_to("a")
+    base = project.commit({"train.py": "1"})
+    assert judge(harness, base, config="gate/ww.yaml").outputs["outcome"] == "fail"
+    way.unlink()
+    way.symlink_to("examples")
+    project.commit({"train.py": "2"})
+    assert judge(harness, base, config="gate/ww.yaml").is_failed
+
+
+def test_a_link_elsewhere_is_nobodys_business(harness: Harness, project: Project) -> None:
+    base = project.commit({"ww.yaml": "outcome: pass", "good.ww.json": RECORDING, "docs/v1/x.md": "x"})
+    (harness.workspace / "latest").symlink_to("docs")
+    project.commit({"train.py": "1"})
+    outcome = judge(harness, base, baseline="good.ww.json")
+    assert not outcome.is_failed
+    assert outcome.outputs["outcome"] == "pass"

@@ -89,7 +89,7 @@ def test_a_regression_fails_and_names_the_layer(recorded: Harness) -> None:
         ({"model": "missing.safetensors"}, "missing.safetensors: no such file"),
         ({"model": "evil.pt"}, "evil.pt"),
         ({"model": "good.safetensors", "config": "bad.yaml"}, "bad.yaml"),
-        ({}, "no model"),
+        ({}, "ww.yaml: no such file"),
     ],
     ids=["missing baseline", "missing model", "unsafe checkpoint", "bad ww.yaml", "no model"],
 )
@@ -200,3 +200,13 @@ def test_the_comment_of_a_regression_of_300_layers_fits(harness: Harness, rest: 
     assert "300" in comment["body"]
     assert len(outcome.of("error", "warning")) == 10
     assert "comment: created" in outcome.log
+
+
+def test_tests_of_a_pull_request_are_never_imported(harness: Harness) -> None:
+    """Without a model by name pytest would collect the workspace, and a test file could forge the verdict."""
+    write_model(harness.workspace / "good.safetensors")
+    (harness.workspace / "ww.yaml").write_text("version: 1\nmodels: [{path: good.safetensors}]\n", encoding="utf-8")
+    (harness.workspace / "test_x.py").write_text("open('PWNED', 'w'); import os; os._exit(0)\n", encoding="utf-8")
+    outcome = harness.run(python=sys.executable, install="false", comment="off")
+    assert not (harness.workspace / "PWNED").exists()
+    assert outcome.outputs["outcome"] in ("pass", "warn")

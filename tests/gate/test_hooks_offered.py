@@ -462,7 +462,7 @@ class TestReportSection:
             }
         ]
         page = (pytester.path / "out.md").read_text(encoding="utf-8")
-        part = page[page.index("### &#35; &#60;b&#62;T&#60;&#47;b&#62;") :]
+        part = page[page.index("### &#35;&#8203; &#60;b&#62;T&#60;&#47;b&#62;") :]
         assert "\n\none two\n\n&#42;&#42;three&#42;&#42;\n\n" in part
         assert "| a&#124;b | c |\n| --- | --- |\n| &#60;script&#62; | 1.235 |\n| – | – |\n| yes | 7 |\n\n" in part
         assert "<script>" not in page

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING, Any
 
+from pytest_weightwatcher.report.html.drawable import drawable_spectrum
 from pytest_weightwatcher.report.html.page import asset, shorten
 from pytest_weightwatcher.report.html.spectrum_chart import spectrum_chart
 
@@ -22,7 +23,8 @@ def standalone_picture(name: str, spectrum: Mapping[str, Any]) -> str:
     spectrum : mapping
         ``layers[].spectrum`` of a result.
     """
-    picture = str(spectrum_chart(shorten(name), spectrum, "s"))
+    drawn = drawable_spectrum(spectrum)
+    picture = "<svg></svg>" if drawn is None else str(spectrum_chart(shorten(name), drawn, "s"))
     inside = f'<svg xmlns="http://www.w3.org/2000/svg" width="560" height="340"{picture.removeprefix("<svg")}'
     head, _, rest = inside.partition(">")
     return f"{head}><style>{asset('charts.css')}</style>{rest}"

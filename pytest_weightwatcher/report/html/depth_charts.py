@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_weightwatcher.report.html import svg
 from pytest_weightwatcher.report.html.axes import Scale, scale_over
+from pytest_weightwatcher.report.html.drawable import is_drawable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 WIDE, NARROW, HEIGHT = 960, 560, 240
 _LEFT, _MARGIN, _TOP, _BOTTOM = 62, 8, 26, 198
 _VERDICTS = ("pass", "warn", "fail")
+_LEAST = 1e-12
+"""Smaller distances are rounding."""
+
 _ALPHA_BAND = (2.0, 6.0)
 """Well-trained layers lie in it: Martin, Peng and Mahoney, Nature Communications 12 (2021) 4122."""
 
@@ -97,7 +101,9 @@ def _all_series(model: Mapping[str, Any], layers: Sequence[Layer]) -> list[Serie
     traps = {
         places[check["layer"]]: check["value"]
         for check in model["checks"]
-        if check["check"] in ("correlation_traps", "regression.correlation_traps") and check["value"] is not None
+        if check["check"] in ("correlation_traps", "regression.correlation_traps")
+        and is_drawable(check["value"])
+        and check["layer"] in places
     }
     found.append(
         Series(
@@ -112,8 +118,10 @@ def _all_series(model: Mapping[str, Any], layers: Sequence[Layer]) -> list[Serie
 
 def _moved(model: Mapping[str, Any], places: Mapping[str, int], name: str, words: str) -> Series:
     """Return a distance of every layer from the baseline, and up to where it is accepted."""
-    checks = [check for check in model["checks"] if check["check"] == name and check["value"]]
-    limits = [check["limit"]["max"] for check in checks if check["limit"]]
+    checks = [check for check in model["checks"] if check["check"] == name and check["layer"] in places]
+    checks = [check for check in checks if check["value"] and is_drawable(check["value"]) and check["value"] > _LEAST]
+    given = [(check["limit"] or {}).get("max") for check in checks]
+    limits = [limit for limit in given if limit and is_drawable(limit) and limit > _LEAST]
     return Series(
         title=f"{words} since the baseline".capitalize(),
         y_title=f"relative{', the band is accepted' if limits else ''}",
@@ -126,7 +134,7 @@ def _moved(model: Mapping[str, Any], places: Mapping[str, int], name: str, words
 
 def _metric(layers: Sequence[Layer], name: str) -> dict[int, float]:
     values = ((place, layer["metrics"].get(name)) for place, layer in enumerate(layers))
-    return {place: float(value) for place, value in values if value is not None}
+    return {place: float(value) for place, value in values if is_drawable(value)}
 
 
 def _chart(series: Series, layers: Sequence[Layer], key: str) -> Markup:

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from pytest_weightwatcher.report.escaping import format_number, split_paragraphs
 from pytest_weightwatcher.report.html.depth_charts import depth_charts
+from pytest_weightwatcher.report.html.drawable import drawable_spectrum
 from pytest_weightwatcher.report.html.spectrum_chart import spectrum_chart
 from pytest_weightwatcher.report.ranking import findings_of, rank_layers
 from pytest_weightwatcher.report.templates import make_environment, templates_folder
@@ -71,7 +72,8 @@ def _model(model: Mapping[str, Any], key: str) -> dict[str, Any]:
     verdicts = {layer["name"]: layer["verdict"] for layer in ranked}
     layers = [{**layer, "verdict": verdicts[layer["name"]]} for layer in model["layers"]]
     findings = findings_of(model)
-    interesting = [layer for layer in _most_interesting(ranked, model) if layer.get("spectrum")][:MAX_SPECTRA]
+    drawn = ((layer, drawable_spectrum(layer.get("spectrum"))) for layer in _most_interesting(ranked, model))
+    interesting = [(layer, spectrum) for layer, spectrum in drawn if spectrum is not None][:MAX_SPECTRA]
     return {
         "model": model,
         "key": key,
@@ -85,9 +87,9 @@ def _model(model: Mapping[str, Any], key: str) -> dict[str, Any]:
             {
                 "layer": layer,
                 "checks": [check for check in findings if check["layer"] == layer["name"]],
-                "chart": spectrum_chart(shorten(layer["name"]), layer["spectrum"], f"{key}-s{place}"),
+                "chart": spectrum_chart(shorten(layer["name"]), spectrum, f"{key}-s{place}"),
             }
-            for place, layer in enumerate(interesting)
+            for place, (layer, spectrum) in enumerate(interesting)
         ],
         "n_without_spectrum": len(layers) - len(interesting),
     }

@@ -17,7 +17,7 @@ WIDTH, HEIGHT = 560, 340
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 548, 26, 290
 _N_OF_TAIL = 24
 _DECADES = 4.0
-"""Eigenvalues smaller than the largest by more than so many powers of ten are left out: zero but for rounding."""
+"""Eigenvalues smaller than the largest by more than so many powers of ten are left out, and their number is said."""
 
 
 def spectrum_chart(name: str, spectrum: Mapping[str, Any], key: str) -> Markup:
@@ -28,12 +28,12 @@ def spectrum_chart(name: str, spectrum: Mapping[str, Any], key: str) -> Markup:
     name : str
         Layer name, untrusted.
     spectrum : mapping
-        ``layers[].spectrum`` of a result.
+        From :func:`~pytest_weightwatcher.report.html.drawable.drawable_spectrum`.
     key : str
         Unique in the page.
     """
     evals, counts = spectrum["evals"], list(accumulate(spectrum["weights"]))
-    largest = max([evals[0], *(spectrum.get("permuted") or ()), *(spectrum.get("before") or ())])
+    largest = max([evals[0], *spectrum["permuted"], *(spectrum["before"] or ())])
     least = evals[0] / 10.0**_DECADES
     x = scale_over([*(value for value in evals if value > least), largest], _LEFT, _RIGHT, is_log=True)
     y = scale_over([1.0, counts[-1]], _BOTTOM, _TOP, is_log=True)
@@ -41,7 +41,7 @@ def spectrum_chart(name: str, spectrum: Mapping[str, Any], key: str) -> Markup:
         *_bulk(spectrum, x, y),
         *svg.axes(x, y, x_title="eigenvalue λ of WᵀW", y_title="eigenvalues of at least λ"),
     ]
-    before = spectrum.get("before")
+    before = spectrum["before"]
     if before:
         parts.append(svg.path(_steps(before, counts, x, y), "before"))
     parts.append(svg.path(_steps(evals, counts, x, y), "esd"))
@@ -49,7 +49,7 @@ def spectrum_chart(name: str, spectrum: Mapping[str, Any], key: str) -> Markup:
     parts += _tail(spectrum, x, y)
     parts += _permuted(spectrum, x, y)
     return svg.picture(
-        parts, width=WIDTH, height=HEIGHT, title=f"Spectrum of {name}", description=_describe(spectrum), key=key
+        parts, width=WIDTH, height=HEIGHT, title=f"Spectrum of {name}", description=_describe(spectrum, x), key=key
     )
 
 
@@ -58,7 +58,7 @@ def _steps(evals: Sequence[float], counts: Sequence[int], x: Scale, y: Scale) ->
 
 
 def _bulk(spectrum: Mapping[str, Any], x: Scale, y: Scale) -> list[str]:
-    bulk = spectrum.get("bulk")
+    bulk = spectrum["bulk"]
     if bulk is None or bulk["max"] <= x.low:
         return []
     edge = x.place(bulk["max"])
@@ -70,8 +70,8 @@ def _bulk(spectrum: Mapping[str, Any], x: Scale, y: Scale) -> list[str]:
 
 def _tail(spectrum: Mapping[str, Any], x: Scale, y: Scale) -> list[str]:
     """Draw n(λ/xmin)^(1-α), the number of eigenvalues that the fitted law has from λ on."""
-    tail = spectrum.get("tail")
-    if tail is None or not 0.0 < tail["xmin"] < tail["xmax"]:
+    tail = spectrum["tail"]
+    if tail is None:
         return []
     ratio = (tail["xmax"] / tail["xmin"]) ** (1.0 / _N_OF_TAIL)
     values = [tail["xmin"] * ratio**step for step in range(_N_OF_TAIL + 1)]
@@ -83,22 +83,26 @@ def _tail(spectrum: Mapping[str, Any], x: Scale, y: Scale) -> list[str]:
 
 
 def _permuted(spectrum: Mapping[str, Any], x: Scale, y: Scale) -> list[str]:
-    """Draw the largest eigenvalues of the permuted matrix; those beyond the bulk are what traps look like."""
-    values = spectrum.get("permuted") or ()
-    edge = spectrum.get("trap_edge") or (spectrum.get("bulk") or {}).get("max")
-    points = {value: (x.place(value), y.place(place + 1)) for place, value in enumerate(values)}
-    outside = [point for value, point in points.items() if edge is not None and value > 1.05 * edge]
-    inside = [point for value, point in points.items() if point not in outside]
+    """Draw the largest eigenvalues of the permuted matrix; those that are traps are marked."""
+    edge = spectrum["trap_edge"]
+    points = [(value, (x.place(value), y.place(place + 1))) for place, value in enumerate(spectrum["permuted"])]
+    outside = [point for value, point in points if edge is not None and value >= edge]
+    inside = [point for value, point in points if edge is None or value < edge]
     return [svg.dots(inside, "permuted", radius=4.0), svg.dots(outside, "trap", radius=5.0)]
 
 
-def _describe(spectrum: Mapping[str, Any]) -> str:
-    tail, bulk = spectrum.get("tail"), spectrum.get("bulk")
+def _describe(spectrum: Mapping[str, Any], x: Scale) -> str:
+    tail, bulk = spectrum["tail"], spectrum["bulk"]
     words = [f"{sum(spectrum['weights'])} eigenvalues, the largest {spectrum['evals'][0]:.4g}."]
+    n_left_out = sum(
+        weight for value, weight in zip(spectrum["evals"], spectrum["weights"], strict=True) if value < x.low
+    )
+    if n_left_out:
+        words.append(f"Not drawn: the {n_left_out} smallest, below {x.low:.2g}.")
     if tail is not None:
         words.append(f"Power law from {tail['xmin']:.4g} on: alpha {tail['alpha']:.3g} over {tail['n']} eigenvalues.")
     if bulk is not None:
         words.append(f"Noise of the same variance would end at {bulk['max']:.4g}.")
-    if spectrum.get("permuted"):
+    if spectrum["permuted"]:
         words.append(f"Largest eigenvalue of the permuted matrix: {spectrum['permuted'][0]:.4g}.")
     return " ".join(words)
