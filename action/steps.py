@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
         The exit code of the step.
     """
     # A layer's name may hold what the runner's locale cannot write.
-    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]  # a real stream
     try:
         return STEPS[arguments[0]](os.environ, sys.stdout)
     except ActionError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from action.inputs import ActionError
@@ -140,8 +140,8 @@ class Court:
         if run.result is None:
             return ()
         names = {name for name in run.result.baselines if name}
-        folder = os.path.dirname(self.config)  # noqa: PTH120 (a path that need not exist)
-        models = {os.path.normpath(os.path.join(folder, path)) for path in run.result.models}  # noqa: PTH118
+        folder = PurePosixPath(self.config).parent
+        models = {os.path.normpath(folder / path) for path in run.result.models}
         return tuple(
             path
             for path in repository.changed_since(revision)

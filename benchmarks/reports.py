@@ -53,7 +53,7 @@ def main() -> None:
         tasks: dict[str, Callable[[], object]] = {
             "read and check a result file": lambda: read_result(path),
             "merge it with itself": lambda: merge_results([Source(name=name, result=result) for name in "ab"]),
-            **{kind: lambda kind=kind: render(kind, result) for kind in RENDERERS},  # type: ignore[misc]
+            **{kind: lambda kind=kind: render(kind, result) for kind in RENDERERS},  # type: ignore[misc]  # its default
             "md for a job summary": lambda: render_markdown(result, budget=SUMMARY_BUDGET),
         }
         print(f"{given.layers} layers of {given.checks} checks, {given.evals} eigenvalues in each sketch")

@@ -206,12 +206,9 @@ class Gate:
     def _judge_model(self, check: Check) -> Judgement:
         model, description = check.model, check.model.description
         if check.name == INTEGRITY:
-            if model.recording is not None:
-                # What will be recorded is read here, where trouble with the file is a verdict.
-                self._measurements.tensors(model)
-            return judge_other_tensors(
-                find_non_finite(description.source, description.other_tensors), len(description.other_tensors)
-            )
+            names = description.other_tensors
+            unknown = [name for name in names if not self._is_known_finite(model, name)]
+            return judge_other_tensors(find_non_finite(description.source, unknown), len(names))
         if check.name == WAIVERS:
             return judge_waivers(model.config, self._today)
         if check.name == BASELINE_LAYERS or isinstance(check.rule, RegressionRule):
@@ -223,6 +220,13 @@ class Gate:
         min_evals = description.options.min_evals
         records = self._measurements.records(model)
         return judge_mean(summarise(record.metrics for record in records if record.n_evals >= min_evals), check.rule)
+
+    def _is_known_finite(self, model: CheckedModel, name: str) -> bool:
+        """Tell whether a tensor was read for its record, which has a norm only where all values are finite."""
+        if model.recording is None and model.baseline is None:
+            return False
+        record = self._measurements.tensors(model).get(name)
+        return record is not None and record.norm is not None
 
     def _judge_model_beside_baseline(self, model: CheckedModel, rule: Rule | RegressionRule | None) -> Judgement:
         assert model.baseline is not None, "the check exists for models with a baseline"

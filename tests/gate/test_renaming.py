@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -82,6 +82,7 @@ def test_a_dropped_layer_is_found_by_contents() -> None:
     assert matched(new, OLD) == {f"enc.{place}": f"layer.{number}" for place, number in enumerate(kept)}
 
 
+@settings(deadline=None)  # the first pair loads scipy.optimize
 @given(st.permutations(range(6)))
 def test_names_without_a_rule_are_matched_by_contents(order: list[int]) -> None:
     new = {f"p{17 * number + 5}x": LAYERS[number] for number in order}
