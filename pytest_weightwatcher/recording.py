@@ -127,11 +127,9 @@ def _is_no_worse(check: Check, judgement: Judgement, before: LayerRecord, model:
         return True
     if not isinstance(check.rule, Rule):
         return check.rule is None
-    if check.name in model.config.extensions.checks:
-        # A plugin need not give numbers that could be compared with those of the entry.
+    if check.name in model.config.extensions.checks or check.rule.check not in before.metrics:
+        # No number that could be compared with that of the entry: a plugin's own, traps, noise.
         return False
-    if check.rule.check not in before.metrics:
-        return True
     was = judge_metric(before, check.rule)
     return was.is_finding and _distance(judgement.value, check.rule) <= _distance(was.value, check.rule)
 
