@@ -10,7 +10,7 @@ from ctypes import byref, c_char, c_double, c_int
 from functools import cache
 from typing import TYPE_CHECKING
 
-from spectral.native import published_routines
+from spectral.native import BLAS, published_routines, scipy_extension
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,16 +111,12 @@ def _orientation(block: NDArray[np.float64]) -> tuple[bytes, int]:
 @cache
 def _load_syrk() -> Routine | None:
     """Return dsyrk of SciPy's BLAS, or None where it is not offered as expected."""
-    from scipy.linalg import cython_blas
-
-    found = published_routines(cython_blas, _SYRK)
+    found = published_routines(scipy_extension(BLAS), _SYRK)
     return None if found is None else found[0]
 
 
 @cache
 def _load_gemm() -> Routine | None:
     """Return dgemm of SciPy's BLAS, or None where it is not offered as expected."""
-    from scipy.linalg import cython_blas
-
-    found = published_routines(cython_blas, _GEMM)
+    found = published_routines(scipy_extension(BLAS), _GEMM)
     return None if found is None else found[0]

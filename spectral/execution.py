@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from spectral.errors import OptionError
+from spectral.native import LAPACK, scipy_extension
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -42,9 +43,9 @@ class _BlasHold:
         with self._lock:
             if self._n_users == 0:
                 # The libraries must be loaded first: only those that are there already can be held.
-                import scipy.linalg.cython_lapack  # noqa: F401  imported to be loaded, see above
                 from threadpoolctl import ThreadpoolController
 
+                scipy_extension(LAPACK)
                 controller = ThreadpoolController().select(user_api="blas")
                 self._limits = controller.limit(limits=1)
                 _warn_where_not_held(controller.info())

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spectral.native import published_routines
+from spectral.native import LAPACK, published_routines, scipy_extension
 from spectral.two_stage import TWO_STAGES_FROM, reduce_in_two_stages
 
 if TYPE_CHECKING:
@@ -96,7 +96,5 @@ def _check(info: int, n: int) -> None:
 @cache
 def _load_routines() -> tuple[Routine, Routine] | None:
     """Return dsytrd and dsterf of SciPy's LAPACK, or None where they are not offered as expected."""
-    from scipy.linalg import cython_lapack
-
-    found = published_routines(cython_lapack, _SIGNATURES)
+    found = published_routines(scipy_extension(LAPACK), _SIGNATURES)
     return None if found is None else (found[0], found[1])

@@ -9,6 +9,12 @@ from __future__ import annotations
 import ctypes
 import re
 import sys
+import threading
+from functools import cache
+from importlib import import_module
+from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,13 +26,69 @@ SYMBOLS = ("scipy_{name}_", "scipy_{name}_64_", "{name}_", "{name}_64_")
 """How builds of OpenBLAS spell a Fortran routine: SciPy's own wheels with a prefix, 64-bit integers with a suffix."""
 
 
+BLAS = "scipy.linalg.cython_blas"
+LAPACK = "scipy.linalg.cython_lapack"
+
+_loading = threading.Lock()
+
+
+def scipy_extension(name: str) -> Any:
+    """Return a compiled module of SciPy without running the package around it.
+
+    ``scipy.linalg`` imports ``numpy.testing``, ``numpy.f2py`` and others on its way, a fifth of a second of a run that
+    may compute one matrix. What is wanted here is a table of C functions in a file that needs none of them.
+
+    Parameters
+    ----------
+    name : str
+        Full name, such as :data:`BLAS` or :data:`LAPACK`.
+
+    Returns
+    -------
+    module
+        The same object that an import of this name gives, before or after. It is not listed in ``sys.modules``
+        unless its package is.
+
+    Raises
+    ------
+    ImportError
+        SciPy has no such module.
+    """
+    with _loading:
+        return _scipy_extension(name)
+
+
+@cache
+def _scipy_extension(name: str) -> Any:
+    package, _, stem = name.rpartition(".")
+    if package in sys.modules:
+        return import_module(name)
+    path = _extension_file(package, stem)
+    spec = None if path is None else spec_from_file_location(name, path, loader=ExtensionFileLoader(name, str(path)))
+    if spec is None or spec.loader is None:
+        return import_module(name)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    # Cython lists its module on its own account. A later import of the package is to find it where it looks for it.
+    sys.modules.pop(name, None)
+    return module
+
+
+def _extension_file(package: str, stem: str) -> Path | None:
+    """Return the file of a compiled module in a package of SciPy, or None where it lies elsewhere."""
+    import scipy  # on Windows, it says where its libraries are
+
+    folder = Path(scipy.__path__[0], *package.split(".")[1:])
+    return next((path for suffix in EXTENSION_SUFFIXES if (path := folder / f"{stem}{suffix}").is_file()), None)
+
+
 def published_routines(module: Any, signatures: Mapping[str, str]) -> tuple[Routine, ...] | None:
     """Return routines that a Cython module of SciPy publishes, or None where one of them is not as expected.
 
     Parameters
     ----------
     module : module
-        ``scipy.linalg.cython_blas`` or ``cython_lapack``.
+        From :func:`scipy_extension`.
     signatures : mapping of str to str
         Name -> C signature, ``d`` for SciPy's name of a double: ``void (char *, int *, d *)``.
 
@@ -64,9 +126,9 @@ def loaded_symbol(name: str) -> Any:
     """
     if sys.byteorder != "little":
         return None
-    import scipy.linalg.cython_lapack  # noqa: F401  imported to be loaded
     from threadpoolctl import ThreadpoolController
 
+    scipy_extension(LAPACK)  # so that its library is loaded
     for library in ThreadpoolController().select(user_api="blas").lib_controllers:
         for spelling in SYMBOLS:
             symbol = getattr(library.dynlib, spelling.format(name=name), None)

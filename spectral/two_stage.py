@@ -21,7 +21,7 @@ import numpy as np
 
 from spectral.blas import add_product
 from spectral.lanes import N_LANES, Lanes
-from spectral.native import loaded_symbol, published_routines
+from spectral.native import LAPACK, loaded_symbol, published_routines, scipy_extension
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -235,9 +235,7 @@ def _address(values: NDArray[np.float64]) -> ctypes.c_void_p:
 @cache
 def _load_panel_routines() -> tuple[Routine, Routine] | None:
     """Return dgeqrf and dlarft of SciPy's LAPACK, or None where they are not offered as expected."""
-    from scipy.linalg import cython_lapack
-
-    found = published_routines(cython_lapack, _SIGNATURES)
+    found = published_routines(scipy_extension(LAPACK), _SIGNATURES)
     return None if found is None else (found[0], found[1])
 
 
