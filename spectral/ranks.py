@@ -33,7 +33,14 @@ def gavish_donoho_rank(singular: NDArray[np.float64], *, Q: float) -> int:
     """
     if not Q >= 1.0 or len(singular) == 0:
         raise ValueError(f"expected Q >= 1 and some singular values, got Q = {Q!r} and {len(singular)} values")
-    return int(np.count_nonzero(singular > _threshold_over_median(float(Q)) * np.median(singular)))
+    return int(np.count_nonzero(singular > _threshold_over_median(float(Q)) * _median(singular)))
+
+
+def _median(values: NDArray[np.float64]) -> float:
+    """Return the median; numpy's own loads numpy.ma first, which takes as long as a small matrix."""
+    ordered = np.sort(values)
+    upper = len(ordered) // 2
+    return float(ordered[upper] if len(ordered) % 2 else (ordered[upper - 1] + ordered[upper]) / 2.0)
 
 
 @lru_cache(maxsize=4096)
