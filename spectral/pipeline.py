@@ -16,6 +16,7 @@ from spectral.lanes import aside
 from spectral.largest import LARGEST_WEIGHT, find_largest
 from spectral.layer_analysis import LayerAnalysis
 from spectral.loaders.protocol import FactoredSource
+from spectral.loaders.spans import stream_of
 from spectral.lora import product_spectrum
 from spectral.metrics import power_law_metrics, spectrum_metrics
 from spectral.projections import project
@@ -118,7 +119,11 @@ def analyze_unless_known(
     before : callable
         Called before anything is computed, after the content turned out to be unknown.
     """
+    streamed = _streamed_hash(task) if known else None
+    if streamed is not None and streamed in known:
+        return KnownMatrix(spec=task.spec, content_hash=streamed)
     stored = load_matrix(task.source, task.spec)
+    # Of what is loaded now: the file may be another one by this time.
     digest = content_hash(stored)
     if digest in known:
         return KnownMatrix(spec=stored.spec, content_hash=digest)
@@ -371,10 +376,27 @@ _ANALYSES: dict[str, Callable[[_Layer, _Found], None]] = {
 
 def content_hash(matrix: WeightMatrix) -> str:
     """Return the SHA-256 over dtype, shape and bytes of a matrix."""
-    values = matrix.values
-    digest = hashlib.sha256(f"{matrix.spec.dtype}:{','.join(map(str, values.shape))}:".encode())
-    digest.update(values.reshape(-1).view("u1").data)
+    digest = _begun_hash(matrix.spec, matrix.values.shape)
+    digest.update(matrix.values.reshape(-1).view("u1").data)
     return digest.hexdigest()
+
+
+def _streamed_hash(task: MatrixTask) -> str | None:
+    """Return the :func:`content_hash` of a matrix without loading it, where it is a tensor that can be streamed."""
+    spec = task.spec
+    if spec.part.window is not None or spec.slice_id is not None:
+        return None
+    pieces = stream_of(task.source, spec.tensor)
+    if pieces is None:
+        return None
+    digest = _begun_hash(spec, spec.shape)
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _begun_hash(spec: MatrixSpec, shape: tuple[int, ...]) -> hashlib._Hash:
+    return hashlib.sha256(f"{spec.dtype}:{','.join(map(str, shape))}:".encode())
 
 
 def _is_constant(values: NDArray[Any]) -> bool:

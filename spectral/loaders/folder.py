@@ -16,9 +16,10 @@ from spectral.errors import (
 )
 from spectral.loaders.naming import natural_order, unique_keys
 from spectral.loaders.protocol import CheckpointSource
+from spectral.loaders.spans import stream_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -50,6 +51,9 @@ class ShardedFolder:
 
     def load(self, name: str) -> NDArray[Any]:
         return self.shards[name].load(name)
+
+    def stream(self, name: str) -> Iterator[memoryview] | None:
+        return stream_of(self.shards[name], name)
 
     def load_all(self) -> dict[str, Any]:
         loaded: dict[int, dict[str, Any]] = {}

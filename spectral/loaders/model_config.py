@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from spectral.attention import attention_config, with_fused_attention
 from spectral.loaders.protocol import SpanSource, TensorInfo, TensorSource
+from spectral.loaders.spans import stream_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -44,6 +46,9 @@ class ConfiguredSource:
         if isinstance(self.inner, SpanSource):
             return self.inner.load_span(name, begin, end)
         return self.inner.load(name).reshape(-1)[begin:end]
+
+    def stream(self, name: str) -> Iterator[memoryview] | None:
+        return stream_of(self.inner, name)
 
 
 def with_config(source: TensorSource, folder: Path) -> TensorSource:

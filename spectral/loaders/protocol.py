@@ -8,6 +8,8 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from spectral.parts import Part
@@ -100,6 +102,17 @@ class SpanSource(Protocol):
 
     def load_span(self, name: str, begin: int, end: int) -> NDArray[Any]:
         """Return the values from one flat C-order position to another, one-dimensional."""
+
+
+@runtime_checkable
+class StreamSource(Protocol):
+    """A source that can pass over a tensor without bringing all of it into memory."""
+
+    def stream(self, name: str) -> Iterator[memoryview] | None:
+        """Give the bytes of one tensor as :meth:`TensorSource.load` has them, piece by piece.
+
+        A piece is good until the next one is asked for. None where this source has no such way to the tensor.
+        """
 
 
 @runtime_checkable

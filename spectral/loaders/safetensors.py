@@ -19,6 +19,7 @@ from spectral.loaders.naming import natural_order, unique_keys
 from spectral.loaders.protocol import TensorInfo
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -33,6 +34,9 @@ MAX_DIMENSIONS = 64
 """More than any array library can hold."""
 
 _LENGTH_BYTES = 8
+
+_PIECE_BYTES = 1 << 20
+"""How much of a tensor is passed over at a time."""
 
 _DTYPES: dict[str, tuple[str, int]] = {
     "BOOL": ("bool", 8),
@@ -90,6 +94,25 @@ class SafetensorsFile:
         first_byte = self.offsets[name][0]
         return self._read(info, first_byte + begin * n_bytes, first_byte + end * n_bytes)
 
+    def stream(self, name: str) -> Iterator[memoryview]:
+        info = self.infos[name]
+        if info.refusal is not None:
+            raise ModelError(f"{self.path}: tensor {name!r}: {info.refusal}")
+        begin, end = self.offsets[name]
+        # One buffer for all pieces: new memory for each would cost more than reading and hashing them.
+        buffer = memoryview(bytearray(min(_PIECE_BYTES, end - begin)))
+        try:
+            with self.path.open("rb") as stream:
+                stream.seek(begin)
+                for position in range(begin, end, _PIECE_BYTES):
+                    piece = buffer[: end - position]
+                    n_read = stream.readinto(piece)
+                    if n_read != len(piece):
+                        raise self._cut_short(name, end, position - begin + n_read, end - begin)
+                    yield piece
+        except OSError as error:
+            raise self._unreadable(name, error) from error
+
     def load_all(self) -> dict[str, NDArray[Any]]:
         return {name: self._read(info, *self.offsets[name]).reshape(info.shape) for name, info in self.infos.items()}
 
@@ -105,13 +128,19 @@ class SafetensorsFile:
                 data = bytearray(end - begin)
                 n_read = stream.readinto(data)
         except OSError as error:
-            raise ModelError(f"{self.path}: tensor {name!r} cannot be read: {error.strerror}") from error
+            raise self._unreadable(name, error) from error
         if n_read != end - begin:
-            raise CorruptCheckpointError(
-                f"{self.path}: tensor {name!r} ends at byte {end}, but the file gave only "
-                f"{n_read} of its {end - begin} bytes (it changed while it was read)"
-            )
+            raise self._cut_short(name, end, n_read, end - begin)
         return np.frombuffer(data, dtype=dtype)
+
+    def _unreadable(self, name: str, error: OSError) -> ModelError:
+        return ModelError(f"{self.path}: tensor {name!r} cannot be read: {error.strerror}")
+
+    def _cut_short(self, name: str, end: int, n_read: int, n_bytes: int) -> CorruptCheckpointError:
+        return CorruptCheckpointError(
+            f"{self.path}: tensor {name!r} ends at byte {end}, but the file gave only "
+            f"{n_read} of its {n_bytes} bytes (it changed while it was read)"
+        )
 
 
 def open_safetensors(path: Path) -> SafetensorsFile:
