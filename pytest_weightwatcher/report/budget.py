@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 NOTICE_BYTES = 240
-"""Kept free for what a block says of the rows that it does not show."""
+"""Kept free at first for what a block says of the rows that it does not show."""
 
 ENDING_BYTES = 900
-"""Kept free for the end of the text, which says what blocks were left out."""
+"""Kept free at first for the end of the text, which says what blocks were left out."""
 
 
 def _no_row(item: Any) -> str:
@@ -41,7 +41,8 @@ class Block:
     row : callable
         Item -> its row.
     notice : callable
-        (Items shown, items not shown) -> what to say of the latter, in at most :data:`NOTICE_BYTES`.
+        (Items shown, items not shown) -> what to say of the latter, in at most :data:`NOTICE_BYTES`; no longer when
+        more are shown.
     most : int, optional
         Rows shown at most, however large the budget.
     group : int, optional
@@ -69,6 +70,8 @@ class _Filling:
     block: Block
     rows: list[str] = field(default_factory=list)
     is_open: bool = False
+    n_kept: int = 0
+    """Bytes kept free for its notice."""
 
     @property
     def n_wanted(self) -> int:
@@ -79,10 +82,13 @@ class _Filling:
     def text(self) -> str:
         """The block as it stands."""
         parts = [self.block.opening, *self.rows, self.block.closing]
+        return "".join([*parts, self.notice])
+
+    @property
+    def notice(self) -> str:
+        """What it says of the rows that it does not show; empty where it shows all."""
         hidden = self.block.items[len(self.rows) :]
-        if hidden:
-            parts.append(f"\n{self.block.notice(self.block.items[: len(self.rows)], hidden)}\n")
-        return "".join(parts)
+        return f"\n{self.block.notice(self.block.items[: len(self.rows)], hidden)}\n" if hidden else ""
 
 
 class _Purse:
@@ -117,27 +123,54 @@ def fit_blocks(
     shares : mapping of int to float
         Rank -> share of the budget that it and all lower ranks may use before the others had their turn.
     ending : callable
-        (Title -> number of blocks left out) -> the end of the text, in at most :data:`ENDING_BYTES`.
+        (Title -> number of blocks left out) -> the end of the text, in at most :data:`ENDING_BYTES`; no longer when
+        fewer are left out.
     """
     fillings = [_Filling(block=block) for block in blocks]
     ranks = sorted({block.rank for block in blocks})
     purse = _Purse(budget - ENDING_BYTES)
-    headed = {block.group for block in blocks if block.is_head}
-    for of_rank in (shares, {}):
+
+    def serve(shares: Mapping[int, float]) -> None:
         for rank in ranks:
-            floor = int(budget * (1.0 - of_rank.get(rank, 1.0)))
-            headless = headed - {each.block.group for each in fillings if each.block.is_head and each.is_open}
-            chosen = [each for each in fillings if each.block.rank == rank]
-            chosen = [each for each in chosen if each.block.is_head or each.block.group not in headless]
-            _serve(sorted(chosen, key=lambda each: each.block.group), purse, floor)
-    left_out = Counter(each.block.title for each in fillings if not each.is_open)
-    return "".join([each.text for each in fillings if each.is_open] + [ending(left_out)])
+            floor = int(budget * (1.0 - shares.get(rank, 1.0)))
+            _serve(_served(fillings, rank), purse, floor)
+
+    def end() -> str:
+        return ending(Counter(each.block.title for each in fillings if not each.is_open))
+
+    serve(shares)
+    serve({})
+    # What was kept for the notices and the end is more than they take.
+    purse.n_left += ENDING_BYTES - _size(end()) + sum(map(_release, fillings))
+    serve({})
+    return "".join([each.text for each in fillings if each.is_open] + [end()])
+
+
+def _served(fillings: Sequence[_Filling], rank: int) -> list[_Filling]:
+    """Return the blocks of a rank, but for those whose head is not shown."""
+    headed = {each.block.group for each in fillings if each.block.is_head}
+    headless = headed - {each.block.group for each in fillings if each.block.is_head and each.is_open}
+    chosen = [each for each in fillings if each.block.rank == rank]
+    chosen = [each for each in chosen if each.block.is_head or each.block.group not in headless]
+    return sorted(chosen, key=lambda each: each.block.group)
+
+
+def _release(filling: _Filling) -> int:
+    """Keep no more for the notice of a block than it takes, and return what is free now."""
+    if not filling.n_kept:
+        return 0
+    n_needed = _size(filling.notice)
+    n_free, filling.n_kept = filling.n_kept - n_needed, n_needed
+    return n_free
 
 
 def _serve(chosen: Sequence[_Filling], purse: _Purse, floor: int) -> None:
     """Open blocks of one rank, and give each a row in turn until nothing fits any more."""
     for each in chosen:
-        each.is_open = each.is_open or purse.pay(_cost(each.block), floor=floor)
+        if not each.is_open:
+            n_kept = NOTICE_BYTES if each.block.items else 0
+            each.is_open = purse.pay(_size(each.block.opening) + _size(each.block.closing) + n_kept, floor=floor)
+            each.n_kept = n_kept if each.is_open else 0
     waiting = [each for each in chosen if each.is_open]
     while waiting:
         waiting = [each for each in waiting if _add_row(each, purse, floor)]
@@ -152,12 +185,9 @@ def _add_row(filling: _Filling, purse: _Purse, floor: int) -> bool:
         return False
     filling.rows.append(row)
     if len(filling.rows) == len(filling.block.items):
-        purse.n_left += NOTICE_BYTES
+        purse.n_left += filling.n_kept
+        filling.n_kept = 0
     return True
-
-
-def _cost(block: Block) -> int:
-    return _size(block.opening) + _size(block.closing) + (NOTICE_BYTES if block.items else 0)
 
 
 def _size(text: str) -> int:

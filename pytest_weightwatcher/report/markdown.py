@@ -37,8 +37,8 @@ MAX_CHANGES, MAX_MEANINGS, MAX_LOST, MAX_NOTES, MAX_SECTION_ROWS = 10, 20, 20, 1
 HEAD, HEADINGS, FINDINGS, MEANINGS, CHANGES, PICTURE, WAIVERS, SECTIONS, LAYERS, UNANALYSED = range(10)
 """Ranks: what comes first gets its bytes first."""
 
-_SHARES = {HEADINGS: 0.3, FINDINGS: 0.7, MEANINGS: 0.8}
-"""However many findings there are, there is room for what changed and for the picture."""
+_SHARES = {HEADINGS: 0.3, FINDINGS: 0.7, MEANINGS: 0.75, CHANGES: 0.85, PICTURE: 0.95}
+"""However many findings there are, there is room for what changed and for the pictures."""
 
 
 def render_markdown(result: Result, *, budget: int = COMMENT_BUDGET) -> str:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_weightwatcher.errors import ReportError
-from pytest_weightwatcher.options import CONFIG_NAME
 from pytest_weightwatcher.policy import is_covered
 from pytest_weightwatcher.report.names import shortened
+from pytest_weightwatcher.report.reading import model_key
 from pytest_weightwatcher.report.totals import count_verdicts, outcome_of
 from spectral.metrics import summarise
 
@@ -69,7 +69,7 @@ def merge_results(sources: Sequence[Source]) -> dict[str, Any]:
     parts: dict[tuple[str, str], list[tuple[str, Entry]]] = {}
     for source in ordered:
         for model in source.result["models"]:
-            parts.setdefault(_key(model), []).append((source.name, model))
+            parts.setdefault(model_key(model), []).append((source.name, model))
     models = [_merge_models(parts[key]) for key in sorted(parts)]
     lost = sorted({node_id for result in results for node_id in result["lost"]})
     counts = count_verdicts(models, lost)
@@ -89,12 +89,6 @@ def merge_results(sources: Sequence[Source]) -> dict[str, Any]:
     }
     sections = _distinct(section for result in results for section in result.get("sections", ()))
     return {**found, "sections": sections} if sections else found
-
-
-def _key(model: Entry) -> tuple[str, str]:
-    """Return what tells models apart: the path, and the ww.yaml that it is relative to."""
-    ids = [check["id"].partition("::")[0] for check in model["checks"]]
-    return model["path"], min(ids, default=model["config"] or CONFIG_NAME)
 
 
 def _merge_models(parts: Sequence[tuple[str, Entry]]) -> dict[str, Any]:
@@ -241,7 +235,7 @@ def _n_planned(results: Sequence[Result], models: Sequence[Entry]) -> tuple[int,
         return sum(planned), []
     groups: dict[frozenset[tuple[str, str]], int] = {}
     for result in results:
-        keys = frozenset(map(_key, result["models"]))
+        keys = frozenset(map(model_key, result["models"]))
         groups[keys] = max(result["n_planned"], groups.get(keys, 0))
     is_certain = sum(map(len, groups)) == len(set().union(*groups))
     notes = [] if is_certain else ["how many checks were planned is an upper bound: older results overlap in part"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Verdict = Literal["pass", "skipped", "waived", "inconclusive", "warn", "fail", "error"]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -159,7 +159,14 @@ class Section(_Part):
     title: str
     text: str = ""
     columns: list[str] = []
-    rows: list[list[str | bool | int | Finite | None]] = []
+    rows: list[list[str | bool | int | Finite | None]] = Field(default=[], description="Each as long as the columns.")
+
+    @model_validator(mode="after")
+    def _has_whole_rows(self) -> Section:
+        for index, row in enumerate(self.rows):
+            if len(row) != len(self.columns):
+                raise ValueError(f"row {index} has {len(row)} cells under {len(self.columns)} columns")
+        return self
 
 
 class Merged(_Part):

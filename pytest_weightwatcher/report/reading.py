@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from pytest_weightwatcher.errors import ReportError
 from pytest_weightwatcher.nodeids import printable
+from pytest_weightwatcher.options import CONFIG_NAME
 from pytest_weightwatcher.report.completing import complete_result
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from pydantic_core import ErrorDetails
@@ -34,7 +37,8 @@ def read_document(path: Path) -> Any:
             raise ReportError(f"{path}: not a regular file")
         if path.exists() and path.stat().st_size > MAX_BYTES:
             raise ReportError(f"{path}: larger than {MAX_BYTES} bytes")
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        # With or without the mark at the start that some shells of Windows write.
+        return json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refuse_constant)
     except OSError as error:
         raise ReportError(f"{path}: cannot be read: {error.strerror or error}") from error
     except RecursionError as error:
@@ -72,7 +76,7 @@ def read_result(path: Path) -> dict[str, Any]:
             f"{path}: not a result that this version can read: format {printable(str(given)[:40])!r}, "
             f"expected {RESULT_FORMAT}"
         )
-    problem = problem_of(document)
+    problem = problem_of(document) or _repetition_in(document)
     if problem is not None:
         raise ReportError(f"{path}: not a result that this version can read: {problem}")
     return complete_result(document)
@@ -90,6 +94,27 @@ def problem_of(result: Any) -> str | None:
         problems = [each for each in error.errors(include_url=False) if each["type"] != "extra_forbidden"]
         return _text(problems[0]) if problems else None
     return None
+
+
+def _repetition_in(document: Mapping[str, Any]) -> str | None:
+    """Return what a valid result says twice: it would be counted twice."""
+    models = document["models"]
+    lists = [("models", [model_key(model) for model in models])]
+    lists += [(f"models.{i}.layers", [layer["name"] for layer in model["layers"]]) for i, model in enumerate(models)]
+    lists += [("checks", [check["id"] for model in models for check in model["checks"]])]
+    for place, names in lists:
+        name, n = Counter(names).most_common(1)[0] if names else ("", 0)
+        if n > 1:
+            return (
+                f"{place}: {printable(name if isinstance(name, str) else name[0])[:_MAX_TEXT]} stands there {n} times"
+            )
+    return None
+
+
+def model_key(model: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what tells models apart: the path, and the ww.yaml that it is relative to."""
+    ids = [check["id"].partition("::")[0] for check in model["checks"]]
+    return model["path"], min(ids, default=model.get("config") or CONFIG_NAME)
 
 
 def _text(problem: ErrorDetails) -> str:

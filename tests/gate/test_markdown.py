@@ -191,15 +191,21 @@ def block(name: str, n_rows: int, **changes: Any) -> Block:
         "closing": "]\n",
         "items": list(range(n_rows)),
         "row": lambda item: f"{name}{item}".ljust(99) + "\n",
-        "notice": lambda shown, hidden: f"{name}: {len(shown)} of {len(shown) + len(hidden)}",
+        # With its two line ends as long as it may be.
+        "notice": lambda shown, hidden: f"{name}: {len(shown)} of {len(shown) + len(hidden)}".ljust(NOTICE_BYTES - 2),
     }
     return Block(**{**given, **changes})
 
 
 def fit(budget: int, *blocks: Block, shares: dict[int, float] | None = None) -> str:
-    return fit_blocks(
-        blocks, ENDING_BYTES + budget, shares=shares or {}, ending=lambda left_out: f"left out: {dict(left_out)}"
+    text = fit_blocks(
+        blocks,
+        ENDING_BYTES + budget,
+        shares=shares or {},
+        ending=lambda left_out: f"left out: {dict(left_out)}".ljust(ENDING_BYTES),
     )
+    assert n_bytes(text) <= ENDING_BYTES + budget
+    return text.rstrip()
 
 
 def test_rows_are_dealt_in_turn_and_lower_ranks_first() -> None:
@@ -214,6 +220,26 @@ def test_what_a_complete_block_kept_for_its_notice_goes_to_others() -> None:
     text = fit(2 * NOTICE_BYTES + 20 + 500, block("a", 1), block("b", 9))
     assert "a: " not in text
     assert "b: 6 of 9" in text
+
+
+def short_notice(shown: Any, hidden: Any) -> str:
+    return f"{len(shown)} of {len(shown) + len(hidden)}"
+
+
+def test_what_notices_and_the_end_do_not_take_goes_to_rows_and_blocks() -> None:
+    blocks = [block("a", 99, notice=short_notice), block("b", 99, notice=short_notice), block("c", 1, rank=2)]
+    budget = ENDING_BYTES + 4_000
+    text = fit_blocks(blocks, budget, shares={1: 0.5}, ending=lambda left_out: f"left out: {dict(left_out)}")
+    assert text.endswith("left out: {}")
+    assert budget - 110 < n_bytes(text) <= budget, "no other row would fit"
+
+
+def test_no_block_takes_the_pictures_of_many_models() -> None:
+    model = large_result(40, 8, n_failing=12)["models"][0]
+    text = render_markdown(make_result([{**model, "name": f"{index}.safetensors"} for index in range(12)]))
+    assert text.count("lpha by depth") >= 9
+    assert "Left out" in text
+    assert COMMENT_BUDGET - 200 < n_bytes(text) <= COMMENT_BUDGET
 
 
 def test_a_share_is_kept_for_higher_ranks_and_given_back() -> None:

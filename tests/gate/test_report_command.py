@@ -308,3 +308,32 @@ def test_nothing_is_appended_to_a_model(pytester: pytest.Pytester, make_model: M
     outcome = pytester.runpytest("--ww-model=model.safetensors", "--ww-report=md-append:model.safetensors")
     assert outcome.ret == pytest.ExitCode.USAGE_ERROR
     assert path.read_bytes() == before
+
+
+def test_a_mark_of_windows_at_the_start_is_no_error(tmp_path: Path, capsys: Capture) -> None:
+    plain = write(tmp_path / "plain.json", hostile_result())
+    marked = tmp_path / "marked.json"
+    marked.write_bytes(b"\xef\xbb\xbf" + plain.read_bytes())
+    assert run(capsys, "report", marked) == run(capsys, "report", plain)
+
+
+def test_a_result_that_says_something_twice_is_named(tmp_path: Path, capsys: Capture) -> None:
+    layer = make_layer("a", 0)
+    check = make_check("m", "a", "alpha", "pass")
+    once = make_model("m", [layer], [check])
+    for model, message in (
+        ({**once, "layers": [layer, layer]}, "models.0.layers: a stands there 2 times"),
+        ({**once, "checks": [check, check]}, f"checks: {check['id']} stands there 2 times"),
+    ):
+        path = write(tmp_path / "bad.json", make_result([model]))
+        assert message in run(capsys, "report", path, code=4)
+    path = write(
+        tmp_path / "bad.json", make_result([once, {**once, "checks": []}, {**once, "path": "n", "checks": []}])
+    )
+    assert "models: m stands there 2 times" in run(capsys, "report", path, code=4)
+
+
+def test_a_table_of_a_plugin_with_a_short_row_is_named(tmp_path: Path, capsys: Capture) -> None:
+    section = {"plugin": "p", "title": "t", "columns": ["a", "b"], "rows": [[1, 2], [3]]}
+    path = write(tmp_path / "bad.json", {**make_result([]), "sections": [section]})
+    assert "sections.0: Value error, row 1 has 1 cells under 2 columns" in run(capsys, "report", path, code=4)
