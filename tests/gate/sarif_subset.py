@@ -1,9 +1,9 @@
 """What the gate uses of SARIF 2.1.0, as a JSON Schema written by hand after the standard, and stricter than its own.
 
-No package that was looked into holds the official schema as a file (November 2026: sarif-tools, sarif-pydantic,
-sarif-manager, iam-sarif-report, check-jsonschema, node-sarif-builder). Every object is closed here, so that a property
-which SARIF does not know, or which this list forgot, is an error. Where the environment variable WW_SARIF_SCHEMA names
-a copy of the official schema, the tests validate with that, too.
+Every object is closed here, so that a property which SARIF does not know, or which this list forgot, is an error. The
+official schema comes in a package of 40 MB (npm: @microsoft/sarif-multitool-linux, beside Microsoft's validator), too
+much for every run: ``make sarif`` fetches it and runs these tests with it, by way of the environment variable
+WW_SARIF_SCHEMA, which names a copy, and asks the validator.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jsonschema import Draft7Validator, Draft202012Validator
+from jsonschema import Draft202012Validator
+from jsonschema.validators import validator_for
 
 from pytest_weightwatcher.report import render
 from pytest_weightwatcher.report.names import plain_name
@@ -34,7 +35,8 @@ def sarif_run(result: JsonObject) -> JsonObject:
     Draft202012Validator(LOG).validate(log)
     official = os.environ.get("WW_SARIF_SCHEMA")
     if official:
-        Draft7Validator(json.loads(Path(official).read_text(encoding="utf-8"))).validate(log)
+        schema = json.loads(Path(official).read_text(encoding="utf-8"))
+        validator_for(schema)(schema).validate(log)
     run: JsonObject = log["runs"][0]
     return run
 
