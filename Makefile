@@ -63,7 +63,10 @@ $(SARIF_TOOL)/sarif-2.1.0.json:
 sarif: .venv-test/done $(SARIF_TOOL)/sarif-2.1.0.json
 	WW_SARIF_SCHEMA=$(CURDIR)/$(SARIF_TOOL)/sarif-2.1.0.json .venv-test/bin/python -m pytest -q tests/gate/test_machine_forms.py
 	.venv-test/bin/python -m tests.gate.sarif_files build/sarif/hostile.sarif build/sarif/large.sarif
-	DOTNET_SYSTEM_GLOBALIZATION_INVARIANT=1 $(SARIF_TOOL)/Sarif.Multitool validate build/sarif/hostile.sarif build/sarif/large.sarif --level "Error"
+	# It exits with 0 whatever it finds. Its warnings are wishes: a column for each line, an address of the tool.
+	DOTNET_SYSTEM_GLOBALIZATION_INVARIANT=1 $(SARIF_TOOL)/Sarif.Multitool validate build/sarif/hostile.sarif build/sarif/large.sarif > build/sarif/said.txt
+	grep -q "Analysis completed successfully" build/sarif/said.txt
+	! grep ": error " build/sarif/said.txt
 
 # Strictly: a link that leads nowhere is an error.
 docs: .venv-test/done
