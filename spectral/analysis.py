@@ -167,7 +167,7 @@ def analyze(
     Parameters
     ----------
     model : path, torch.nn.Module, Keras model, mapping, TensorSource or Description
-        A checkpoint (``.safetensors``, ``.pt``, ``.pth``, ``.bin``, or a folder with shards), a model in memory,
+        A checkpoint (``.safetensors``, a file of torch, or a folder with shards), a model in memory,
         a state dict, a dict of numpy arrays, or what :func:`describe` returned. Nothing in a file is executed.
     options : AnalysisOptions, optional
         What to compute.

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from spectral.errors import CorruptCheckpointError, ModelError, ModelNotFoundError
+from spectral.loaders.byte_ranges import read_range, stream_range
 from spectral.loaders.dtypes import numpy_dtype, stored_dtype, why_not_float
 from spectral.loaders.naming import natural_order, unique_keys
 from spectral.loaders.protocol import TensorInfo
@@ -34,9 +35,6 @@ MAX_DIMENSIONS = 64
 """More than any array library can hold."""
 
 _LENGTH_BYTES = 8
-
-_PIECE_BYTES = 1 << 20
-"""How much of a tensor is passed over at a time."""
 
 _DTYPES: dict[str, tuple[str, int]] = {
     "BOOL": ("bool", 8),
@@ -98,20 +96,7 @@ class SafetensorsFile:
         info = self.infos[name]
         if info.refusal is not None:
             raise ModelError(f"{self.path}: tensor {name!r}: {info.refusal}")
-        begin, end = self.offsets[name]
-        # One buffer for all pieces: new memory for each would cost more than reading and hashing them.
-        buffer = memoryview(bytearray(min(_PIECE_BYTES, end - begin)))
-        try:
-            with self.path.open("rb") as stream:
-                stream.seek(begin)
-                for position in range(begin, end, _PIECE_BYTES):
-                    piece = buffer[: end - position]
-                    n_read = stream.readinto(piece)
-                    if n_read != len(piece):
-                        raise self._cut_short(name, end, position - begin + n_read, end - begin)
-                    yield piece
-        except OSError as error:
-            raise self._unreadable(name, error) from error
+        return stream_range(self.path, name, *self.offsets[name])
 
     def load_all(self) -> dict[str, NDArray[Any]]:
         return {name: self._read(info, *self.offsets[name]).reshape(info.shape) for name, info in self.infos.items()}
@@ -122,25 +107,7 @@ class SafetensorsFile:
         name, dtype = info.name, stored_dtype(info.dtype)
         if dtype is None:
             raise ModelError(f"{self.path}: tensor {name!r}: no array has the type {info.dtype}")
-        try:
-            with self.path.open("rb") as stream:
-                stream.seek(begin)
-                data = bytearray(end - begin)
-                n_read = stream.readinto(data)
-        except OSError as error:
-            raise self._unreadable(name, error) from error
-        if n_read != end - begin:
-            raise self._cut_short(name, end, n_read, end - begin)
-        return np.frombuffer(data, dtype=dtype)
-
-    def _unreadable(self, name: str, error: OSError) -> ModelError:
-        return ModelError(f"{self.path}: tensor {name!r} cannot be read: {error.strerror}")
-
-    def _cut_short(self, name: str, end: int, n_read: int, n_bytes: int) -> CorruptCheckpointError:
-        return CorruptCheckpointError(
-            f"{self.path}: tensor {name!r} ends at byte {end}, but the file gave only "
-            f"{n_read} of its {n_bytes} bytes (it changed while it was read)"
-        )
+        return np.frombuffer(read_range(self.path, name, begin, end), dtype=dtype)
 
 
 def open_safetensors(path: Path) -> SafetensorsFile:

@@ -15,6 +15,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from spectral.loaders.torch_pickle import StoredTensor
 from spectral.loaders.torch_tensor import is_torch_tensor
 
 if TYPE_CHECKING:
@@ -89,10 +90,15 @@ class Region:
 
 
 def region_of(value: Any) -> Region | None:
-    """Return where a torch tensor or a numpy array has its values; None for what is neither, or empty."""
+    """Return where a tensor or an array has its values, also one in a file; None for what is neither, or empty."""
     if is_torch_tensor(value):
         itemsize, first = value.element_size(), value.data_ptr()
         kind = (str(value.device), str(value.dtype).removeprefix("torch."), value.is_neg())
+    elif isinstance(value, StoredTensor):
+        if value.storage is None:
+            return None
+        itemsize, first = value.itemsize, value.offset
+        kind = (f"storage {value.storage.key}", value.dtype, value.is_negative)
     else:
         import numpy as np
 
@@ -119,7 +125,7 @@ def mark_ties(infos: Mapping[str, TensorInfo], values: Mapping[str, Any]) -> dic
     infos : mapping of str to TensorInfo
         All tensors of the model, in order.
     values : mapping of str to object
-        What they are; only torch tensors and numpy arrays are looked at.
+        What they are; only torch tensors, those in files and numpy arrays are looked at.
 
     Returns
     -------

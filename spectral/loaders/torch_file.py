@@ -1,28 +1,29 @@
-"""Read ``.pt``, ``.pth`` and ``.bin`` files that ``torch.save`` wrote, through torch's restricted unpickler."""
+"""Read files that ``torch.save`` and ``torch.jit.save`` wrote, without torch, and executing nothing.
+
+The file is a ZIP archive. Its pickle describes the tensors, and is read as data
+(:mod:`spectral.loaders.pickle_machine`); a storage is an entry, and a tensor a range of bytes in the file.
+"""
 
 from __future__ import annotations
 
-import copy
-import pickle
-import pickletools
 import re
-import struct
-import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from spectral.errors import (
     CorruptCheckpointError,
-    MissingDependencyError,
     ModelError,
     ModelNotFoundError,
-    UnsafeCheckpointError,
     UnsupportedModelError,
 )
+from spectral.loaders.byte_ranges import read_range, stream_range
+from spectral.loaders.dtypes import numpy_dtype
+from spectral.loaders.pickle_machine import ForbiddenPickleError, MalformedPickleError, read_pickle
+from spectral.loaders.stored_zip import MAGIC, BadArchiveError, Entry, find_ranges, read_directory
 from spectral.loaders.ties import mark_ties
-from spectral.loaders.torch_tensor import describe_torch_tensor, is_torch_tensor, torch_to_numpy
+from spectral.loaders.torch_legacy import unsafe, why_no_archive
+from spectral.loaders.torch_pickle import StoredTensor, TorchVocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,36 +43,22 @@ TRAINING_STATE = re.compile(
 )
 """Top-level entries of one of these names hold the state of the training, not weights."""
 
-MIN_TORCH = (2, 10)
-"""Earlier torch can be made to run code by a file, ``weights_only`` or not: CVE-2025-32434, CVE-2026-24747."""
+MAX_PICKLE_BYTES = 1 << 25
+"""A hundred thousand tensors take twenty million bytes."""
 
-_ZIP_MAGIC = b"PK\x03\x04"
-_MAX_NESTING = 8
-
-_DAMAGE = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zipfile.BadZipFile,
-)
-"""What torch and zipfile raise for damaged files: whatever the reader that stumbles happens to raise."""
+_MAX_NESTING = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TorchFile:
-    """One file of ``torch.save``; tensors are mapped from it and read when loaded."""
+    """One archive of ``torch.save`` or ``torch.jit.save``; a tensor is read when it is loaded."""
 
     path: Path
     infos: dict[str, TensorInfo] = field(repr=False)
-    values: Mapping[str, Any] = field(repr=False)
+    values: Mapping[str, StoredTensor] = field(repr=False)
+    ranges: Mapping[str, tuple[int, int]] = field(repr=False)
+    """Key of a storage -> where it lies in the file."""
+    is_big_endian: bool = False
 
     @property
     def label(self) -> str:
@@ -81,133 +68,153 @@ class TorchFile:
         return tuple(self.infos.values())
 
     def load(self, name: str) -> NDArray[Any]:
-        return torch_to_numpy(self.label, name, self.values[name])
+        import numpy as np
+        from numpy.lib.stride_tricks import as_strided
+
+        tensor, begin = self._located(name)
+        dtype = numpy_dtype(tensor.dtype)
+        data = read_range(self.path, name, begin, begin + tensor.reach)
+        values = self._decode(tensor, np.frombuffer(data, dtype=dtype))
+        if not tensor.is_contiguous:
+            steps = as_strided(values, tensor.shape, tensor.strides, writeable=False)
+            values = np.ascontiguousarray(steps)
+        return values.reshape(tensor.shape)
 
     def load_span(self, name: str, begin: int, end: int) -> NDArray[Any]:
-        return torch_to_numpy(self.label, name, self.values[name], (begin, end))
+        import numpy as np
+
+        tensor, first = self._located(name)
+        if not tensor.is_contiguous:
+            return self.load(name).reshape(-1)[begin:end]
+        n_bytes = tensor.itemsize
+        data = read_range(self.path, name, first + begin * n_bytes, first + end * n_bytes)
+        return self._decode(tensor, np.frombuffer(data, dtype=numpy_dtype(tensor.dtype)))
+
+    def stream(self, name: str) -> Iterator[memoryview] | None:
+        tensor, begin = self._located(name)
+        if self.is_big_endian or tensor.is_negative or not tensor.is_contiguous:
+            return None
+        return stream_range(self.path, name, begin, begin + tensor.reach)
 
     def load_all(self) -> dict[str, torch.Tensor]:
-        # All at once: names that share their memory still share it in the copy.
-        return copy.deepcopy(dict(self.values))
+        """Return the tensors as torch's own; names that share their memory still share it."""
+        import torch
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (open_torch_file, (self.path,))
+        if self.is_big_endian:
+            raise UnsupportedModelError(f"{self.path}: was written on a machine of another byte order")
+        storages: dict[str, torch.Tensor] = {}
+        found: dict[str, torch.Tensor] = {}
+        for name, tensor in self.values.items():
+            storage = tensor.storage
+            if storage is None:
+                raise UnsupportedModelError(f"{self.path}: tensor {name!r}: {tensor.refusal}")
+            if storage.key not in storages:
+                begin, _ = self.ranges[storage.key]
+                data = read_range(self.path, name, begin, begin + storage.n_bytes)
+                storages[storage.key] = torch.frombuffer(data, dtype=torch.uint8) if data else torch.empty(0)
+            whole = torch.empty(0, dtype=getattr(torch, tensor.dtype))
+            steps = tuple(stride // tensor.itemsize for stride in tensor.strides)
+            memory = storages[storage.key].untyped_storage()
+            whole.set_(memory, tensor.offset // tensor.itemsize, tensor.shape, steps)
+            found[name] = torch._neg_view(whole) if tensor.is_negative else whole  # noqa: SLF001 (no public way)
+        return found
+
+    def _located(self, name: str) -> tuple[StoredTensor, int]:
+        """Return a tensor and the byte of the file at which it begins."""
+        refusal = self.infos[name].refusal
+        tensor = self.values.get(name)
+        if tensor is None or tensor.storage is None or tensor.describe(name).refusal is not None:
+            raise ModelError(f"{self.path}: tensor {name!r}: {refusal}")
+        return tensor, self.ranges[tensor.storage.key][0] + tensor.offset
+
+    def _decode(self, tensor: StoredTensor, values: NDArray[Any]) -> NDArray[Any]:
+        if self.is_big_endian:
+            values = values.byteswap()
+        return -values if tensor.is_negative else values
 
 
 def open_torch_file(path: Path) -> TorchFile:
-    """Open a file of ``torch.save`` without executing anything in it.
+    """Open a file of ``torch.save`` or ``torch.jit.save``, without torch and without executing anything in it.
 
     Parameters
     ----------
     path : Path
-        The file. Zip files are memory-mapped, the legacy format is read whole.
+        The file, in the format since torch 1.6: an archive with a pickle, and with a file for every storage.
 
     Raises
     ------
     ModelNotFoundError, CorruptCheckpointError
         The file is missing, empty, truncated, or no torch file.
     UnsafeCheckpointError
-        Unpickling it would run code that is not on torch's list of safe names.
+        Its pickle asks for more than the names that describe tensors.
     UnsupportedModelError
-        It holds no tensors where a state dict is expected.
-    MissingDependencyError
-        torch is not installed.
+        It holds no tensors where a state dict is expected, or has the format before torch 1.6.
     """
     try:
         with path.open("rb") as stream:
-            magic = stream.read(len(_ZIP_MAGIC))
+            magic = stream.read(16)
     except FileNotFoundError as error:
         raise ModelNotFoundError(f"{path}: no such file") from error
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
     if not magic:
         raise CorruptCheckpointError(f"{path}: the file is empty")
-    content = _unpickle(path, is_zip=magic == _ZIP_MAGIC)
-    tensors: dict[str, torch.Tensor] = {}
-    for name, tensor in _flatten(_weights_of(path, content)):
+    try:
+        if not magic.startswith(MAGIC):
+            raise why_no_archive(path)
+        return _open_archive(path)
+    except (BadArchiveError, MalformedPickleError) as error:
+        raise CorruptCheckpointError(f"{path}: not a readable torch file ({error})") from error
+    except ForbiddenPickleError as error:
+        raise unsafe(path, error) from error
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _open_archive(path: Path) -> TorchFile:
+    entries = read_directory(path)
+    prefix = _prefix_of(entries)
+    is_script = any(name.startswith(f"{prefix}code/") for name in entries) or f"{prefix}constants.pkl" in entries
+    held = {
+        name: entry
+        for name, entry in entries.items()
+        if name.startswith(f"{prefix}data/") or name in (f"{prefix}data.pkl", f"{prefix}byteorder")
+    }
+    pickle_entry = held[f"{prefix}data.pkl"]
+    if pickle_entry.size > MAX_PICKLE_BYTES:
+        raise BadArchiveError(f"its pickle claims {pickle_entry.size} bytes")
+    ranges = find_ranges(path, held.values())
+    keys = {name.removeprefix(f"{prefix}data/"): place for name, place in ranges.items() if "data/" in name}
+    sizes = {key: end - begin for key, (begin, end) in keys.items()}
+    data = bytes(read_range(path, "data.pkl", *ranges[pickle_entry.name]))
+    content = read_pickle(data, TorchVocabulary(sizes, is_script=is_script))
+    order = ranges.get(f"{prefix}byteorder")
+    is_big_endian = order is not None and bytes(read_range(path, "byteorder", *order)[:8]).strip() == b"big"
+    tensors: dict[str, StoredTensor] = {}
+    for name, tensor in _flatten(content if is_script else _weights_of(path, content)):
         if name in tensors:
             raise CorruptCheckpointError(f"{path}: two tensors would be named {name[:200]!r}")
         tensors[name] = tensor
     if not tensors:
         raise UnsupportedModelError(f"{path}: holds no tensors")
-    infos = mark_ties({name: describe_torch_tensor(name, tensor) for name, tensor in tensors.items()}, tensors)
-    infos.update({info.name: info for info in _outside(content, tensors)})
-    return TorchFile(path=path, infos=infos, values=tensors)
+    infos = mark_ties({name: tensor.describe(name) for name, tensor in tensors.items()}, tensors)
+    if not is_script:
+        infos.update({info.name: info for info in _outside(content, tensors)})
+    return TorchFile(path=path, infos=infos, values=tensors, ranges=keys, is_big_endian=is_big_endian)
 
 
-def _unpickle(path: Path, *, is_zip: bool) -> Any:
-    try:
-        import torch
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"{path}: reading torch files needs torch: pip install 'pytest-weightwatcher[torch]'"
-        ) from error
-    if tuple(int(part) for part in str(torch.__version__).split(".")[:2]) < MIN_TORCH:
-        raise MissingDependencyError(
-            f"{path}: torch {torch.__version__} cannot read files safely: update to "
-            f"{'.'.join(map(str, MIN_TORCH))} or later, or convert the file to safetensors"
-        )
-    try:
-        if is_zip:
-            _check_archive(path)
-        with warnings.catch_warnings():
-            # Of odd pickle protocols and of TorchScript; what is wrong with those becomes an error of ours.
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-    except pickle.UnpicklingError as error:
-        raise _explain(path, error) from error
-    except _DAMAGE as error:
-        if "TorchScript" in str(error):
-            raise _torchscript(path) from error
-        raise CorruptCheckpointError(f"{path}: not a readable torch file ({_first_line(error)})") from error
-
-
-def _check_archive(path: Path) -> None:
-    """Demand that entries stand in the archive as they are: torch maps them, and a few bytes cannot claim much."""
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-    for entry in entries:
-        if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
-            kind = "TorchScript: " if any(other.filename.endswith("/constants.pkl") for other in entries) else ""
-            raise zipfile.BadZipFile(f"{kind}entry {entry.filename[:100]!r} is compressed, unlike any of torch.save")
-
-
-def _torchscript(path: Path) -> ModelError:
-    return UnsupportedModelError(f"{path}: a TorchScript archive, which is not read yet; save its state dict")
-
-
-def _explain(path: Path, error: pickle.UnpicklingError) -> ModelError:
-    text = str(error)
-    for needle in ("Unsupported global: GLOBAL ", "Trying to load unsupported GLOBAL ", "unsupported GLOBAL "):
-        if needle in text:
-            name = text.split(needle, 1)[1].split(maxsplit=1)[0]
-            return UnsafeCheckpointError(
-                f"{path}: unsafe: its pickle asks for {name}, which is code and not weights; nothing was run. "
-                "Save the state dict alone, or convert it to safetensors"
-            )
-    if "TorchScript" in text:
-        return _torchscript(path)
-    if any(needle in text for needle in ("Unsupported class", "unrecognized function", "Can only", "not allowed")) or (
-        _names_an_opcode(text)
-    ):
-        return UnsafeCheckpointError(f"{path}: unsafe: its pickle does more than hold weights; nothing was run")
-    return CorruptCheckpointError(f"{path}: not a readable torch file ({_first_line(error)})")
-
-
-def _names_an_opcode(text: str) -> bool:
-    """Tell whether torch stopped at an opcode that it refuses, not at a byte that is none."""
-    found = re.search(r"Unsupported operand ([0-9]+)", text)
-    return found is not None and chr(int(found[1])) in {opcode.code for opcode in pickletools.opcodes}
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+def _prefix_of(entries: Mapping[str, Entry]) -> str:
+    """Return the folder of the archive in which torch put everything, with its slash."""
+    found = [name.removesuffix("data.pkl") for name in entries if name.endswith("data.pkl")]
+    prefixes = [prefix for prefix in found if prefix == "" or (prefix.endswith("/") and prefix.count("/") == 1)]
+    if len(prefixes) != 1:
+        raise BadArchiveError(f"an archive with {len(prefixes)} files data.pkl")
+    return prefixes[0]
 
 
 def _weights_of(path: Path, content: Any, depth: int = 0) -> Mapping[Any, Any]:
     """Return the mapping that holds the weights inside what was saved."""
-    if is_torch_tensor(content):
+    if isinstance(content, StoredTensor):
         return {"tensor": content}
     if not isinstance(content, Mapping):
         raise UnsupportedModelError(
@@ -220,7 +227,7 @@ def _weights_of(path: Path, content: Any, depth: int = 0) -> Mapping[Any, Any]:
     parts = {
         key: value
         for key, value in content.items()
-        if is_torch_tensor(value) or not TRAINING_STATE.fullmatch(str(key).lower())
+        if isinstance(value, StoredTensor) or not TRAINING_STATE.fullmatch(str(key).lower())
     }
     if _holds_tensors(parts):
         return parts
@@ -231,7 +238,7 @@ def _weights_of(path: Path, content: Any, depth: int = 0) -> Mapping[Any, Any]:
     )
 
 
-def _outside(content: Any, taken: Mapping[str, torch.Tensor]) -> Iterator[TensorInfo]:
+def _outside(content: Any, taken: Mapping[str, StoredTensor]) -> Iterator[TensorInfo]:
     """Yield what the file holds beside the weights that were taken: a second container, lists of tensors.
 
     Their values are not read, but they are listed with a reason, and count against coverage.
@@ -243,7 +250,7 @@ def _outside(content: Any, taken: Mapping[str, torch.Tensor]) -> Iterator[Tensor
     for name, tensor in _flatten(rest):
         if id(tensor) not in known:
             free_name = name if name not in taken else f"(outside) {name}"
-            info = describe_torch_tensor(free_name, tensor)
+            info = tensor.describe(free_name)
             yield replace(info, refusal="lies outside the state dict that is analysed")
 
 
@@ -251,7 +258,7 @@ def _holds_tensors(content: Mapping[Any, Any]) -> bool:
     return any(True for _ in _flatten(content))
 
 
-def _flatten(content: Mapping[Any, Any]) -> Iterator[tuple[str, torch.Tensor]]:
+def _flatten(content: Mapping[Any, Any]) -> Iterator[tuple[str, StoredTensor]]:
     """Yield every tensor of nested mappings and lists under its dotted name.
 
     Each of them is entered once: a file can hold one that contains itself, or is contained a billion times.
@@ -260,7 +267,7 @@ def _flatten(content: Mapping[Any, Any]) -> Iterator[tuple[str, torch.Tensor]]:
     pending: list[tuple[str, int, Any]] = [("", 0, content)]
     while pending:
         name, depth, value = pending.pop()
-        if is_torch_tensor(value):
+        if isinstance(value, StoredTensor):
             yield name, value
         elif (
             isinstance(value, (Mapping, list, tuple))

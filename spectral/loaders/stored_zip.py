@@ -1,0 +1,182 @@
+"""Where the entries of a ZIP archive lie in its file, for archives whose entries stand there as they are.
+
+Files of ``torch.save`` and ``.npz`` files are such archives: an uncompressed entry is a range of bytes, and can be
+read in part without the rest. Python's ``zipfile`` builds an object for every entry that a directory claims, before
+anything can be checked; a file of a few megabytes can claim millions. The format is that of PKWARE's APPNOTE 6.3.10,
+sections 4.3.7 (local header), 4.3.12 (directory), 4.3.14 to 4.3.16 (its end).
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+MAX_ENTRIES = 300_000
+"""A tensor is an entry; no checkpoint has so many."""
+
+MAGIC = b"PK\x03\x04"
+
+_END = struct.Struct("<4s4H2IH")
+_END_MAGIC = b"PK\x05\x06"
+_LOCATOR = struct.Struct("<4sIQI")
+_LOCATOR_MAGIC = b"PK\x06\x07"
+_END64 = struct.Struct("<4sQ2H2I4Q")
+_END64_MAGIC = b"PK\x06\x06"
+_ENTRY = struct.Struct("<4s4B4H3I5H2I")
+_ENTRY_MAGIC = b"PK\x01\x02"
+_LOCAL = struct.Struct("<4s5H3I2H")
+_MAX_COMMENT = 0xFFFF
+_LARGE = 0xFFFFFFFF
+_ENCRYPTED = 0x1
+
+
+class BadArchiveError(ValueError):
+    """The file is no ZIP archive, or its directory contradicts the file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One entry as the directory describes it.
+
+    Attributes
+    ----------
+    name : str
+        Name in the archive.
+    size : int
+        Bytes when unpacked.
+    is_stored : bool
+        Whether its bytes stand in the file as they are: neither packed nor encrypted.
+    header : int
+        Where its local header begins in the file.
+    """
+
+    name: str
+    size: int
+    is_stored: bool
+    header: int = field(repr=False)
+
+
+def read_directory(path: Path) -> dict[str, Entry]:
+    """Return the entries of an archive by name.
+
+    Raises
+    ------
+    BadArchiveError
+        See there.
+    OSError
+        The file cannot be read.
+    """
+    with path.open("rb") as stream:
+        n_file = stream.seek(0, os.SEEK_END)
+        n_entries, n_bytes, begin = _find_directory(stream, n_file)
+        if n_entries > MAX_ENTRIES or n_bytes > MAX_ENTRIES * (_ENTRY.size + 1024):
+            raise BadArchiveError(f"its directory claims {n_entries} entries in {n_bytes} bytes")
+        if begin + n_bytes > n_file:
+            raise BadArchiveError("its directory lies outside the file")
+        stream.seek(begin)
+        return _read_entries(stream.read(n_bytes), n_entries)
+
+
+def find_ranges(path: Path, entries: Iterable[Entry]) -> dict[str, tuple[int, int]]:
+    """Return for each entry the first and past-the-last byte of its content in the file.
+
+    Raises
+    ------
+    BadArchiveError
+        An entry is packed, lies outside the file, or two share bytes.
+    OSError
+        The file cannot be read.
+    """
+    ranges: dict[str, tuple[int, int]] = {}
+    with path.open("rb") as stream:
+        n_file = stream.seek(0, os.SEEK_END)
+        for entry in sorted(entries, key=lambda entry: entry.header):
+            if not entry.is_stored:
+                raise BadArchiveError(f"entry {entry.name[:100]!r} is compressed or encrypted")
+            stream.seek(entry.header)
+            header = stream.read(_LOCAL.size)
+            if len(header) < _LOCAL.size or header[:4] != MAGIC:
+                raise BadArchiveError(f"there is no entry {entry.name[:100]!r} where the directory says")
+            *_, n_name, n_extra = _LOCAL.unpack(header)
+            begin = entry.header + _LOCAL.size + n_name + n_extra
+            if begin + entry.size > n_file:
+                raise BadArchiveError(f"entry {entry.name[:100]!r} ends outside the file")
+            ranges[entry.name] = (begin, begin + entry.size)
+    _require_apart(ranges)
+    return ranges
+
+
+def _require_apart(ranges: Mapping[str, tuple[int, int]]) -> None:
+    last, reached = "", 0
+    for name, (begin, end) in sorted(ranges.items(), key=lambda item: item[1]):
+        if begin < reached and begin < end:
+            raise BadArchiveError(f"entries {last[:100]!r} and {name[:100]!r} share bytes")
+        if end > reached:
+            last, reached = name, end
+
+
+def _find_directory(stream: BinaryIO, n_file: int) -> tuple[int, int, int]:
+    """Return how many entries the directory has, its length and where it begins."""
+    n_tail = min(n_file, _END.size + _MAX_COMMENT)
+    stream.seek(n_file - n_tail)
+    tail = stream.read(n_tail)
+    at = tail.rfind(_END_MAGIC)
+    if at < 0 or len(tail) - at < _END.size:
+        raise BadArchiveError("it has no directory at its end")
+    *_, n_entries, n_bytes, begin, _ = _END.unpack_from(tail, at)
+    if at >= _LOCATOR.size and tail[at - _LOCATOR.size :][:4] == _LOCATOR_MAGIC:
+        _, _, where, _ = _LOCATOR.unpack_from(tail, at - _LOCATOR.size)
+        if where + _END64.size > n_file:
+            raise BadArchiveError("the end of its directory lies outside the file")
+        stream.seek(where)
+        magic, *_, n_entries, n_bytes, begin = _END64.unpack(stream.read(_END64.size))
+        if magic != _END64_MAGIC:
+            raise BadArchiveError("the end of its directory is not where it says")
+    return n_entries, n_bytes, begin
+
+
+def _read_entries(data: bytes, n_entries: int) -> dict[str, Entry]:
+    entries: dict[str, Entry] = {}
+    at = 0
+    for _ in range(n_entries):
+        if at + _ENTRY.size > len(data):
+            raise BadArchiveError("its directory ends early")
+        magic, *_, flags, method, _, _, _, n_packed, n_unpacked, n_name, n_extra, n_comment, _, _, _, header = (
+            _ENTRY.unpack_from(data, at)
+        )
+        name_at = at + _ENTRY.size
+        at = name_at + n_name + n_extra + n_comment
+        if magic != _ENTRY_MAGIC or at > len(data):
+            raise BadArchiveError("its directory is damaged")
+        name = data[name_at : name_at + n_name].decode("utf-8", "replace")
+        extra = data[name_at + n_name : name_at + n_name + n_extra]
+        n_unpacked, n_packed, header = _large(extra, n_unpacked, n_packed, header)
+        if name in entries:
+            raise BadArchiveError(f"two entries are named {name[:100]!r}")
+        is_stored = method == 0 and not flags & _ENCRYPTED and n_packed == n_unpacked
+        entries[name] = Entry(name=name, size=n_unpacked, is_stored=is_stored, header=header)
+    return entries
+
+
+def _large(extra: bytes, *values: int) -> tuple[int, ...]:
+    """Return values of the directory, those that its 32 bits cannot hold from the field behind the name (4.5.3)."""
+    if _LARGE not in values:
+        return values
+    at = 0
+    while at + 4 <= len(extra):
+        kind, length = struct.unpack_from("<2H", extra, at)
+        if kind == 1:
+            given = extra[at + 4 : at + 4 + length]
+            n_missing = values.count(_LARGE)
+            if len(given) < 8 * n_missing:
+                break
+            large = iter(struct.unpack_from(f"<{n_missing}Q", given))
+            return tuple(next(large) if value == _LARGE else value for value in values)
+        at += 4 + length
+    raise BadArchiveError("its directory leaves a size out")
