@@ -16,10 +16,13 @@ for (const table of document.querySelectorAll("table.layers")) {
     }
     shown.textContent = `${n} of ${rows.length} layers`;
   };
+  const severity = ["error", "fail", "warn", "inconclusive", "waived", "skipped", "pass"];
   const keyOf = (row, column) => {
     const text = row.cells[column].textContent.trim();
-    const number = Number(text);
-    return text !== "" && !Number.isNaN(number) ? number : text === "–" ? Number.NEGATIVE_INFINITY : text;
+    if (column === 2) return severity.indexOf(text);
+    const numbers = text.split("×").map(Number);
+    if (text === "–") return null;
+    return text !== "" && !numbers.some(Number.isNaN) ? numbers.reduce((one, other) => one * other) : text;
   };
   const compare = (one, other) =>
     typeof one === "number" && typeof other === "number" ? one - other : String(one).localeCompare(String(other));
@@ -32,7 +35,12 @@ for (const table of document.querySelectorAll("table.layers")) {
       const isDescending = cell.getAttribute("aria-sort") === "ascending";
       for (const each of table.tHead.rows[0].cells) each.removeAttribute("aria-sort");
       cell.setAttribute("aria-sort", isDescending ? "descending" : "ascending");
-      rows.sort((one, other) => (isDescending ? -1 : 1) * compare(keyOf(one, column), keyOf(other, column)));
+      rows.sort((one, other) => {
+        const [left, right] = [keyOf(one, column), keyOf(other, column)];
+        // Whichever way, a layer without the number comes last.
+        if (left === null || right === null) return (left === null) - (right === null);
+        return (isDescending ? -1 : 1) * compare(left, right);
+      });
       body.append(...rows);
     });
   });

@@ -62,8 +62,8 @@ def render_markdown(result: Result, *, budget: int = COMMENT_BUDGET) -> str:
     blocks = [*_run_blocks(pieces, result)]
     ranked = sorted(range(len(result["models"])), key=lambda index: worst_rank(result["models"][index]))
     groups = {index: group for group, index in enumerate(ranked)}
-    for index, model in enumerate(result["models"]):
-        blocks += _model_blocks(pieces, model, groups[index])
+    for index in ranked:
+        blocks += _model_blocks(pieces, result["models"][index], groups[index])
     blocks += [_section_block(pieces, section) for section in result.get("sections", ())]
     return fit_blocks(
         blocks,

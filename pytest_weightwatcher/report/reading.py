@@ -10,6 +10,7 @@ from pytest_weightwatcher.errors import ReportError
 from pytest_weightwatcher.nodeids import printable
 from pytest_weightwatcher.options import CONFIG_NAME
 from pytest_weightwatcher.report.completing import complete_result
+from pytest_weightwatcher.report.totals import count_verdicts, outcome_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -76,7 +77,7 @@ def read_result(path: Path) -> dict[str, Any]:
             f"{path}: not a result that this version can read: format {printable(str(given)[:40])!r}, "
             f"expected {RESULT_FORMAT}"
         )
-    problem = problem_of(document) or _repetition_in(document)
+    problem = problem_of(document) or _repetition_in(document) or _contradiction_in(document)
     if problem is not None:
         raise ReportError(f"{path}: not a result that this version can read: {problem}")
     return complete_result(document)
@@ -109,6 +110,19 @@ def _repetition_in(document: Mapping[str, Any]) -> str | None:
                 f"{place}: {printable(name if isinstance(name, str) else name[0])[:_MAX_TEXT]} stands there {n} times"
             )
     return None
+
+
+def _contradiction_in(document: Mapping[str, Any]) -> str | None:
+    """Return what a valid result says of itself that its checks do not: reports show both."""
+    counts = count_verdicts(document["models"], document.get("lost", ()))
+    for verdict, count in counts.items():
+        told = document["counts"].get(verdict, 0)
+        if told != count:
+            return f"counts.{verdict}: {told}, but {count} checks are"
+    outcome = outcome_of(counts)
+    return (
+        None if document["outcome"] == outcome else f"outcome: {document['outcome']}, but its checks make it {outcome}"
+    )
 
 
 def model_key(model: Mapping[str, Any]) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from pytest_weightwatcher.report import render
 from pytest_weightwatcher.report.completing import complete_result
 from pytest_weightwatcher.report.merging import Source, merge_results
 from pytest_weightwatcher.report.result_schema import make_result_schema
+from pytest_weightwatcher.report.totals import count_verdicts
 from tests.gate.conftest import MakeModel, flat
 from tests.gate.console import run
 from tests.gate.synthetic_result import hostile_result, large_result, make_check, make_layer, make_model, make_result
@@ -166,6 +167,7 @@ def test_contradictions_are_errors_that_name_both_files(
 ) -> None:
     other = hostile_result()
     damage(other["models"][0])
+    other["counts"] = count_verdicts(other["models"], other["lost"])
     paths = write(tmp_path / "a.json", hostile_result()), write(tmp_path / "b.json", other)
     for order in (paths, paths[::-1]):
         said = run(capsys, "report", *order, "--report=json:out.json", code=4)
@@ -337,3 +339,27 @@ def test_a_table_of_a_plugin_with_a_short_row_is_named(tmp_path: Path, capsys: C
     section = {"plugin": "p", "title": "t", "columns": ["a", "b"], "rows": [[1, 2], [3]]}
     path = write(tmp_path / "bad.json", {**make_result([]), "sections": [section]})
     assert "sections.0: Value error, row 1 has 1 cells under 2 columns" in run(capsys, "report", path, code=4)
+
+
+def test_a_result_that_contradicts_its_checks_is_named(tmp_path: Path, capsys: Capture) -> None:
+    failing = make_result([make_model("m", [make_layer("a", 0)], [make_check("m", "a", "alpha", "fail")])])
+    for lie, message in (
+        ({"outcome": "pass"}, "outcome: pass, but its checks make it fail"),
+        ({"counts": {**failing["counts"], "fail": 0}}, "counts.fail: 0, but 1 checks are"),
+        ({"counts": {"pass": 5}, "outcome": "pass"}, "counts.pass: 5, but 0 checks are"),
+    ):
+        path = write(tmp_path / "lie.json", {**failing, **lie})
+        assert message in run(capsys, "report", path, code=4)
+
+
+@pytest.mark.parametrize("kind", ["html", "md", "sarif", "benchmark", "badge"])
+def test_half_a_character_and_a_number_beyond_floats_end_no_report(kind: str, tmp_path: Path, capsys: Capture) -> None:
+    result = hostile_result()
+    model = result["models"][0]
+    model["notes"] = ["half \ud800 of it"]
+    for check in model["checks"]:
+        check["meaning"] = check["meaning"] and "half \ud800 of it"
+    model["layers"][0]["spectrum"]["weights"][0] = 10**400
+    out = tmp_path / "out"
+    run(capsys, "report", write(tmp_path / "odd.json", result), f"--report={kind}:{out}")
+    assert out.read_bytes()

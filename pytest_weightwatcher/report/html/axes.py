@@ -13,6 +13,7 @@ _N_TICKS = 5
 _STEPS = (1.0, 2.0, 5.0, 10.0)
 _LEAST = 1e-300
 _WIDE = 100.0
+_MOST_WHOLE = 1e6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +28,8 @@ class Scale:
         Its range in the picture.
     is_log : bool
         Whether it is logarithmic.
+    is_whole : bool
+        Whether only whole numbers have ticks.
     """
 
     low: float
@@ -34,6 +37,7 @@ class Scale:
     start: float
     end: float
     is_log: bool = False
+    is_whole: bool = False
 
     def place(self, value: float) -> float:
         """Return the place of a number, to a tenth; one outside lies on the edge."""
@@ -43,13 +47,23 @@ class Scale:
 
     def ticks(self) -> tuple[float, ...]:
         """Return round numbers within the range."""
-        return _log_ticks(self.low, self.high) if self.is_log else _linear_ticks(self.low, self.high)
+        if self.is_log:
+            return _log_ticks(self.low, self.high)
+        ticks = _linear_ticks(self.low, self.high)
+        return tuple(tick for tick in ticks if tick == int(tick)) if self.is_whole else ticks
 
     def _on_axis(self, value: float) -> float:
         return math.log10(max(value, _LEAST)) if self.is_log else value
 
 
-def scale_over(values: Iterable[float], start: float, end: float, *, is_log: bool = False) -> Scale:
+def tick_text(value: float) -> str:
+    """Return a tick in few characters: whole numbers as they are, up to a million."""
+    return f"{value:.0f}" if value == int(value) and abs(value) < _MOST_WHOLE else f"{value:.4g}"
+
+
+def scale_over(
+    values: Iterable[float], start: float, end: float, *, is_log: bool = False, is_whole: bool = False
+) -> Scale:
     """Return an axis that holds all of the numbers with a little room; where there are none, from 0 to 1."""
     found = [value for value in values if math.isfinite(value) and (value > 0.0 or not is_log)]
     low, high = (min(found), max(found)) if found else (1.0, 10.0) if is_log else (0.0, 1.0)
@@ -60,7 +74,7 @@ def scale_over(values: Iterable[float], start: float, end: float, *, is_log: boo
         room = (high / low) ** 0.03
         return Scale(low=low / room, high=high * room, start=start, end=end, is_log=True)
     room = 0.04 * (high - low) or max(abs(high), 1.0) * 0.1
-    return Scale(low=low - room, high=high + room, start=start, end=end)
+    return Scale(low=low - room, high=high + room, start=start, end=end, is_whole=is_whole)
 
 
 def _linear_ticks(low: float, high: float) -> tuple[float, ...]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from pytest_weightwatcher.report.html import svg
@@ -15,8 +17,15 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 WIDE, NARROW, HEIGHT = 960, 560, 240
-_LEFT, _MARGIN, _TOP, _BOTTOM = 62, 8, 26, 198
-_VERDICTS = ("pass", "warn", "fail")
+_LEFT, _MARGIN, _TOP, _BOTTOM = 62, 22, 26, 198
+_SHAPES = {"pass": "circle", "warn": "square", "fail": "triangle"}
+"""Verdict -> mark: told apart without colours, too."""
+
+MAX_NAMED = 100
+"""Marks of a kind in a chart that tell their layer's name."""
+
+_FAR, _FAR_AT_LEAST = 4.0, 12.0
+_MAX_NAME = 160
 _LEAST = 1e-12
 """Smaller distances are rounding."""
 
@@ -46,6 +55,10 @@ class Series:
         Of the picture.
     is_log : bool
         Whether the axis is logarithmic.
+    is_whole : bool
+        Whether the numbers are counts.
+    is_bounded : bool
+        Whether a few numbers far above all others lie on the edge, so that the others can be told apart.
     """
 
     title: str
@@ -54,7 +67,16 @@ class Series:
     errors: Mapping[int, float]
     band: tuple[float, float] | None = None
     is_log: bool = False
+    is_whole: bool = False
+    is_bounded: bool = False
     width: int = NARROW
+
+    @property
+    def edge(self) -> float:
+        """The largest number that has its own place."""
+        if not self.is_bounded:
+            return math.inf
+        return max(_FAR_AT_LEAST, _FAR * median(self.values.values()))
 
 
 def depth_charts(model: Mapping[str, Any], layers: Sequence[Layer], key: str) -> list[tuple[str, Markup]]:
@@ -85,6 +107,7 @@ def _all_series(model: Mapping[str, Any], layers: Sequence[Layer]) -> list[Serie
             values=_metric(layers, "alpha"),
             errors=_metric(layers, "sigma"),
             band=_ALPHA_BAND,
+            is_bounded=True,
             width=WIDE,
         )
     ]
@@ -111,6 +134,7 @@ def _all_series(model: Mapping[str, Any], layers: Sequence[Layer]) -> list[Serie
             y_title="traps (beside a baseline: new ones)",
             values=traps if any(traps.values()) else {},
             errors={},
+            is_whole=True,
         )
     )
     return found
@@ -138,26 +162,41 @@ def _metric(layers: Sequence[Layer], name: str) -> dict[int, float]:
 
 
 def _chart(series: Series, layers: Sequence[Layer], key: str) -> Markup:
-    x = Scale(low=0.5, high=max(len(layers), 1) + 0.5, start=_LEFT, end=series.width - _MARGIN)
+    x = Scale(low=0.5, high=max(len(layers), 1) + 0.5, start=_LEFT, end=series.width - _MARGIN, is_whole=True)
     ends = {place: _ends(value, series.errors.get(place, 0.0)) for place, value in series.values.items()}
-    extent = [end for both in ends.values() for end in both]
-    y = scale_over([*extent, *(series.band or ())], _BOTTOM, _TOP, is_log=series.is_log)
+    edge = series.edge
+    extent = [min(end, edge) for both in ends.values() for end in both]
+    extent += [0.0] if series.is_whole else []
+    y = scale_over([*extent, *(series.band or ())], _BOTTOM, _TOP, is_log=series.is_log, is_whole=series.is_whole)
     parts = []
     if series.band is not None:
         low, high = series.band
         parts.append(svg.box((x.start, y.place(low)), (x.end, y.place(high)), "band"))
-    parts += svg.axes(x, y, x_title="layer, in the order of the model", y_title=series.y_title)
+    parts += svg.axes(x, y, x_title="layer, in the order of the model", y_title=_y_title(series, edge))
     with_error = [(x.place(place + 1), both) for place, both in ends.items() if place in series.errors]
     bars = [((at, y.place(low)), (at, y.place(high))) for at, (low, high) in with_error]
     parts.append(svg.segments(bars, "error"))
     radius = 3.5 if len(layers) < 100 else 2.0
-    for verdict in _VERDICTS:
+    for verdict, shape in _SHAPES.items():
         places = [place for place in series.values if _kind(layers[place]["verdict"]) == verdict]
-        dots = [(x.place(place + 1), y.place(series.values[place])) for place in places]
-        parts.append(svg.dots(dots, f"dot {verdict}", radius=radius))
+        n_named = 0 if verdict == "pass" else MAX_NAMED
+        for place in places[:n_named]:
+            at = x.place(place + 1), y.place(series.values[place])
+            name = f"{layers[place]['name'][:_MAX_NAME]}: {series.values[place]:.4g}"
+            parts.append(svg.named_dot(at, f"dot {verdict}", name, radius=radius + 0.5, shape=shape))
+        dots = [(x.place(place + 1), y.place(series.values[place])) for place in places[n_named:]]
+        parts.append(svg.dots(dots, f"dot {verdict}", radius=radius, shape=shape))
+    missing = [place for place in range(len(layers)) if place not in series.values]
+    missing = [place for place in missing if _kind(layers[place]["verdict"]) == "fail"]
+    parts.append(svg.dots([(x.place(place + 1), y.start) for place in missing], "none", radius=4.0, shape="cross"))
     return svg.picture(
         parts, width=series.width, height=HEIGHT, title=series.title, description=_describe(series, layers), key=key
     )
+
+
+def _y_title(series: Series, edge: float) -> str:
+    n_beyond = sum(value > edge for value in series.values.values())
+    return f"{series.y_title}; {n_beyond} beyond {edge:.3g} lie on the edge" if n_beyond else series.y_title
 
 
 def _ends(value: float, error: float) -> tuple[float, float]:
@@ -170,8 +209,12 @@ def _kind(verdict: str) -> str:
 
 def _describe(series: Series, layers: Sequence[Layer]) -> str:
     """Say in words what the picture shows."""
+    n_missing = sum(_kind(layer["verdict"]) == "fail" for layer in layers) - sum(
+        _kind(layers[place]["verdict"]) == "fail" for place in series.values
+    )
     lowest, highest = (pick(series.values, key=lambda place: series.values[place]) for pick in (min, max))
     return (
         f"{series.title}: {len(series.values)} of {len(layers)} layers, from {series.values[lowest]:.4g} "
         f"({layers[lowest]['name'][:80]}) to {series.values[highest]:.4g} ({layers[highest]['name'][:80]})."
+        + (f" {n_missing} failing layers have no such number." if n_missing else "")
     )

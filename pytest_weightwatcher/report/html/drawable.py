@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,7 +16,8 @@ _STEEPEST = 1000.0
 def is_drawable(value: object) -> bool:
     """Tell whether a value is a number that has a place on an axis."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_number and math.isfinite(value) and abs(value) < _LARGEST  # type: ignore[arg-type]  # a number
+    # A whole number may be too large for a float; NaN is below nothing.
+    return is_number and abs(value) < _LARGEST  # type: ignore[arg-type]  # a number
 
 
 def drawable_spectrum(spectrum: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
@@ -12,7 +13,7 @@ from pytest_weightwatcher.report.escaping import format_number, split_paragraphs
 from pytest_weightwatcher.report.html.depth_charts import depth_charts
 from pytest_weightwatcher.report.html.drawable import drawable_spectrum
 from pytest_weightwatcher.report.html.spectrum_chart import spectrum_chart
-from pytest_weightwatcher.report.ranking import findings_of, rank_layers
+from pytest_weightwatcher.report.ranking import FAILURES, findings_of, layers_of, rank_layers, worst_rank
 from pytest_weightwatcher.report.templates import make_environment, templates_folder
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ N_FIRST = 5
 MAX_SPECTRA = 24
 """Layers drawn whole: the worst ones."""
 
+MAX_LOST = 20
+"""Checks without a verdict told one by one."""
+
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 _N_CHANGES = 5
 _N_TOLD = 2
 _MAX_NAME = 160
@@ -48,9 +53,10 @@ def render_html(result: Mapping[str, Any]) -> str:
     environment.filters["number"] = format_number
     environment.filters["paragraphs"] = split_paragraphs
     style, script = asset("charts.css") + asset("report.css"), asset("report.js")
-    return environment.get_template("report.html.jinja").render(
+    worst_first = sorted(result["models"], key=worst_rank)
+    page = environment.get_template("report.html.jinja").render(
         result=result,
-        models=[_model(model, f"m{place}") for place, model in enumerate(result["models"])],
+        models=[_model(model, f"m{place}") for place, model in enumerate(worst_first)],
         sections=result.get("sections", ()),
         columns=_COLUMNS,
         style=style,
@@ -58,7 +64,10 @@ def render_html(result: Mapping[str, Any]) -> str:
         policy=_policy(style, script),
         n_first=N_FIRST,
         max_findings=MAX_FINDINGS,
+        max_lost=MAX_LOST,
     )
+    # Half a surrogate pair is valid in JSON, and no text.
+    return _HALF_PAIR.sub("\N{REPLACEMENT CHARACTER}", page)
 
 
 def shorten(name: str, length: int = _MAX_NAME) -> str:
@@ -74,11 +83,16 @@ def _model(model: Mapping[str, Any], key: str) -> dict[str, Any]:
     findings = findings_of(model)
     drawn = ((layer, drawable_spectrum(layer.get("spectrum"))) for layer in _most_interesting(ranked, model))
     interesting = [(layer, spectrum) for layer, spectrum in drawn if spectrum is not None][:MAX_SPECTRA]
+    failing = [check for check in findings if check["verdict"] in FAILURES]
+    worst = {check["layer"]: check["verdict"] for check in reversed(findings)}
     return {
         "model": model,
         "key": key,
         "groups": _grouped(findings),
-        "n_findings": len(findings),
+        "verdict": findings[0]["verdict"] if findings else "pass",
+        "n_failing": len(layers_of(failing) - {None}),
+        "n_warning": sum(verdict not in FAILURES for layer, verdict in worst.items() if layer is not None),
+        "drawn": {layer["name"]: f"{key}-s{place}" for place, (layer, _) in enumerate(interesting)},
         "n_unchanged": sum(map(_is_unchanged, layers)),
         "changes": _largest_changes(model),
         "layers": layers,
@@ -86,6 +100,7 @@ def _model(model: Mapping[str, Any], key: str) -> dict[str, Any]:
         "spectra": [
             {
                 "layer": layer,
+                "key": f"{key}-s{place}",
                 "checks": [check for check in findings if check["layer"] == layer["name"]],
                 "chart": spectrum_chart(shorten(layer["name"]), spectrum, f"{key}-s{place}"),
             }
@@ -118,9 +133,14 @@ def _grouped(findings: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _largest_changes(model: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the checks of layers that used up most of what they may move from the baseline."""
+    """Return the checks of layers that used up most of what they may move; first those of layers that broke."""
+    broken = [check for check in model["checks"] if check["layer"] is not None and _is_broken(check)]
     moved = [check for check in model["checks"] if check["layer"] is not None and _used(check) > 0.0]
-    return sorted(moved, key=_used, reverse=True)[:_N_CHANGES]
+    return [*broken, *sorted(moved, key=_used, reverse=True)][:_N_CHANGES]
+
+
+def _is_broken(check: Mapping[str, Any]) -> bool:
+    return check["check"] == "integrity" and check["verdict"] in FAILURES
 
 
 def _used(check: Mapping[str, Any]) -> float:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
+from pytest_weightwatcher.report.html.axes import tick_text
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -57,11 +59,28 @@ def path(points: Sequence[Point], kind: str) -> str:
     return f'<polyline points="{places}" class="{kind}"/>'
 
 
-def dots(points: Iterable[Point], kind: str, *, radius: float = 2.5) -> str:
-    """Return a dot at each point, all in one element."""
-    shape = f"m-{radius:g},0a{radius:g},{radius:g} 0 1,0 {2 * radius:g},0a{radius:g},{radius:g} 0 1,0 -{2 * radius:g},0"
-    drawn = "".join(f"M{x:g},{y:g}{shape}" for x, y in points)
+def dots(points: Iterable[Point], kind: str, *, radius: float = 2.5, shape: str = "circle") -> str:
+    """Return a circle, square, triangle or cross at each point, all in one element."""
+    drawn = "".join(f"M{x:g},{y:g}{_shape(shape, radius)}" for x, y in points)
     return f'<path d="{drawn}" class="{kind}"/>' if drawn else ""
+
+
+def named_dot(point: Point, kind: str, name: str, *, radius: float, shape: str) -> str:
+    """Return one such mark that tells its name where a pointer rests on it."""
+    (x, y), drawn = point, _shape(shape, radius)
+    return f'<path d="M{x:g},{y:g}{drawn}" class="{kind}"><title>{escape(name)}</title></path>'
+
+
+def _shape(name: str, radius: float) -> str:
+    """Return a mark around the place where the pen is."""
+    r = f"{radius:g}"
+    d = f"{2 * radius:g}"
+    return {
+        "circle": f"m-{r},0a{r},{r} 0 1,0 {d},0a{r},{r} 0 1,0 -{d},0",
+        "square": f"m-{r},-{r}h{d}v{d}h-{d}z",
+        "triangle": f"m0,-{r}l{r},{d}h-{d}z",
+        "cross": f"m-{r},-{r}l{d},{d}m-{d},0l{d},-{d}",
+    }[name]
 
 
 def segments(pairs: Iterable[tuple[Point, Point]], kind: str) -> str:
@@ -88,11 +107,11 @@ def axes(x: Scale, y: Scale, *, x_title: str, y_title: str) -> list[str]:
         place = y.place(value)
         parts += [
             line((x.start, place), (x.end, place), "grid"),
-            text((x.start - 6, place + 4), f"{value:.4g}", anchor="end"),
+            text((x.start - 6, place + 4), tick_text(value), anchor="end"),
         ]
     for value in x.ticks():
         place = x.place(value)
-        parts += [line((place, y.start), (place, y.end), "grid"), text((place, y.start + 16), f"{value:.3g}")]
+        parts += [line((place, y.start), (place, y.end), "grid"), text((place, y.start + 16), tick_text(value))]
     parts.append(text(((x.start + x.end) / 2, y.start + 34), x_title, "axis"))
     parts.append(text((x.start - 4, y.end - 8), y_title, "axis", anchor="start"))
     return parts
