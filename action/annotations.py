@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from action.running import Judged
     from action.trial import Trial
 
-MAX_ANNOTATIONS = 9
-"""GitHub shows ten of a type for a whole composite action; the verdict needs one."""
+MAX_ANNOTATIONS = 7
+"""Ten in all: one says how many more there are, one is the verdict's, and one the comment's where it was refused."""
 
 _MAX_NAME = 120
 

@@ -51,6 +51,9 @@ def post_comment(environ: Mapping[str, str], stream: TextIO) -> int:
 
 
 def _post(client: Client, runner: Runner, file: Path, environ: Mapping[str, str]) -> str:
+    if file.is_symlink():
+        # An artifact is data: what a link in it leads to is not what its run wrote.
+        return "the comment file is a link, which is not followed"
     if not file.is_file():
         return "there is no comment file"
     number = pull_request_number(runner, client)

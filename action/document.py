@@ -19,6 +19,7 @@ MAX_COMMENT = 65_536
 DEFAULT_KEY = "default"
 LABEL = "baseline changed in this pull request"
 _MAX_NAMED = 10
+_MAX_NAME = 160
 _TITLES = {OWN: "By the files of this commit", BASE: "By the files of the base branch"}
 
 
@@ -60,7 +61,7 @@ def write_comment(trial: Trial, runner: Runner, key: str, mode: str) -> str:
 
 def _document(trial: Trial, runner: Runner, key: str, limit: int) -> str:
     name = "" if key == DEFAULT_KEY else f" ({key})"
-    notes = [f"Note: {entities(note)}." for note in trial.notes]
+    notes = [f"Note: {entities(note[:1000])}." for note in trial.notes]
     head = [f"## Checkpoint gate{name}: {trial.deciding.outcome}", *_label(trial), *notes]
     foot = f"<sub>Commit {code(runner.sha[:12])}, [run]({runner.run_url}).</sub>"
     left = limit - len("\n\n".join([*head, foot]).encode()) - 200
@@ -70,9 +71,13 @@ def _document(trial: Trial, runner: Runner, key: str, limit: int) -> str:
 def _label(trial: Trial) -> list[str]:
     if not trial.edited:
         return []
-    names = ", ".join(code(path) for path in trial.edited[:_MAX_NAMED])
+    names = ", ".join(code(_short(path)) for path in trial.edited[:_MAX_NAMED])
     more = f" and {len(trial.edited) - _MAX_NAMED} more" if len(trial.edited) > _MAX_NAMED else ""
     return [f"**{LABEL.capitalize()}**: {names}{more}.", _both_verdicts(trial)]
+
+
+def _short(path: str) -> str:
+    return path if len(path) <= _MAX_NAME else f"{path[: _MAX_NAME // 2]}…{path[-_MAX_NAME // 2 :]}"
 
 
 def _both_verdicts(trial: Trial) -> str:

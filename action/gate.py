@@ -44,3 +44,6 @@ def _hold(court: Court) -> Trial:
         return court.hold()
     except ActionError as error:
         return broken_trial(str(error))
+    except OSError as error:
+        # A folder where a report should go, a name too long for the file system, a full disk.
+        return broken_trial(f"{str(error.filename)[:200]}: {error.strerror}")

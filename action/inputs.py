@@ -13,6 +13,7 @@ FAIL_ON = ("", "fail", "warn", "never")
 PROFILES = ("", "compression", "finetune")
 COMMENT_MODES = ("always", "changes", "failures", "off")
 MERGE_BASE = "merge-base"
+_OF_INPUTS = ("--ww-model", "--ww-config", "--ww-baseline")
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -72,6 +73,12 @@ def read_gate_inputs(environ: Mapping[str, str]) -> GateInputs:
     ActionError
         An input has a value that it cannot have.
     """
+    args = read_lines(environ.get("WW_ARGS", ""))
+    for argument in args:
+        option = argument.partition("=")[0]
+        # Who edits what these name would not be seen.
+        if option in _OF_INPUTS:
+            raise ActionError(f"args: {option} has an input of its own: {option.removeprefix('--ww-')}")
     return GateInputs(
         models=read_lines(environ.get("WW_MODEL", "")),
         config=environ.get("WW_CONFIG", "").strip(),
@@ -81,7 +88,7 @@ def read_gate_inputs(environ: Mapping[str, str]) -> GateInputs:
         reports={kind: environ.get(f"WW_REPORT_{kind.upper()}", "").strip() for kind in ("json", "md", "html")},
         comment_mode=_choice(environ, "comment", COMMENT_MODES),
         comment_key=read_key(environ),
-        args=read_lines(environ.get("WW_ARGS", "")),
+        args=args,
     )
 
 

@@ -12,10 +12,18 @@ from typing import TYPE_CHECKING, Any
 from action.inputs import ActionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _LFS = b"version https://git-lfs.github.com/spec/"
+_ALL = ("-z", "--no-renames", "--no-ext-diff", "--ignore-submodules=none")
+"""Of a diff: every path, and nothing left out because .gitmodules or settings say so."""
+
+_LINK, _SUBMODULE = "120000", "160000"
+_FILES = ("100644", "100755", "100664")
+_MAX_STEPS = 40
+"""Links followed from one path; more are a circle."""
+
 _BASELINE_SIGNS = (b'"matrices"', b'"pytest-weightwatcher"')
 
 
@@ -52,18 +60,18 @@ class Repository:
     def changed_since(self, revision: str) -> tuple[str, ...]:
         """Return the tracked files that differ between a commit and the work tree."""
         # With --no-renames a renamed file is two: one that went and one that came.
-        found = _git(self.root, "diff", "--name-only", "-z", "--no-renames", "--no-ext-diff", revision, "--")
+        found = _git(self.root, "diff", "--name-only", *_ALL, revision, "--")
         if found.returncode != 0:
             raise ActionError(f"git diff failed: {_complaint(found)}")
         prefix = self.root.relative_to(self.workspace)
         return tuple((prefix / os.fsdecode(name)).as_posix() for name in found.stdout.split(b"\0") if name)
 
     def changed_ways(self, revision: str) -> tuple[str, ...]:
-        """Return the links to folders, and the submodules, that differ between a commit and the work tree.
+        """Return the links and submodules that differ between a commit and the work tree.
 
         What lies behind them changes without a file that would be named as changed.
         """
-        found = _git(self.root, "diff", "--raw", "-z", "--no-renames", "--no-ext-diff", revision, "--")
+        found = _git(self.root, "diff", "--raw", *_ALL, revision, "--")
         if found.returncode != 0:
             raise ActionError(f"git diff failed: {_complaint(found)}")
         fields = found.stdout.split(b"\0")
@@ -71,9 +79,24 @@ class Repository:
         return tuple(
             (prefix / os.fsdecode(name)).as_posix()
             for modes, name in zip(fields[::2], fields[1::2], strict=False)
-            if any(mode in modes.split(b" ")[:2] for mode in (b":120000", b"120000", b":160000", b"160000"))
-            and not (self.root / os.fsdecode(name)).is_file()
+            if {_LINK, _SUBMODULE}.intersection(modes.decode("ascii", "replace").lstrip(":").split(" ")[:2])
         )
+
+    def links_lead_to(self, is_meant: Callable[[str], bool]) -> frozenset[str]:
+        """Return what tracked links lead to, step by step, inside the work tree.
+
+        Parameters
+        ----------
+        is_meant : callable
+            Tells of a link, relative to the workspace, whether it is asked for.
+        """
+        found = _git(self.root, "ls-files", "-s", "-z")
+        if found.returncode != 0:
+            raise ActionError(f"git ls-files failed: {_complaint(found)}")
+        prefix = self.root.relative_to(self.workspace)
+        entries = (entry.partition(b"\t") for entry in found.stdout.split(b"\0") if entry.startswith(b"120000"))
+        links = ((prefix / os.fsdecode(name)).as_posix() for _, _, name in entries)
+        return frozenset(step for link in links if is_meant(link) for step in steps_to(self.workspace, link))
 
     def content_at(self, revision: str, path: str) -> bytes | None:
         """Return what a file held at a commit; None where there was no such file.
@@ -81,10 +104,15 @@ class Repository:
         Raises
         ------
         ActionError
-            The file is kept by git-lfs, whose contents git does not have.
+            The file is kept by git-lfs, whose contents git does not have, or was not fetched.
         """
-        name = f"{revision}:{(self.workspace / path).relative_to(self.root).as_posix()}"
-        if _git(self.root, "cat-file", "-e", name).returncode != 0:
+        place = (self.workspace / path).relative_to(self.root).as_posix()
+        name = f"{revision}:{place}"
+        # The tree tells what there was; that a content cannot be had does not mean that there was none.
+        listed = _git(self.root, "ls-tree", "-z", "--full-tree", revision, "--", place)
+        if listed.returncode != 0:
+            raise ActionError(f"git ls-tree {name[:200]} failed: {_complaint(listed)}")
+        if listed.stdout.partition(b" ")[0].decode("ascii", "replace") not in _FILES:
             return None
         found = _git(self.root, "show", "--no-textconv", name)
         if found.returncode != 0:
@@ -120,12 +148,51 @@ def find_repository(workspace: Path, paths: Iterable[str]) -> Repository | None:
         while not folder.is_dir():
             folder = folder.parent
         found = _git(folder, "rev-parse", "--show-toplevel")
-        root = Path(os.fsdecode(found.stdout.rstrip(b"\n"))).resolve()
+        root = _outermost(Path(os.fsdecode(found.stdout.rstrip(b"\n"))).resolve(), workspace.resolve())
         if found.returncode == 0 and root.is_relative_to(workspace.resolve()):
             return Repository(root=root, workspace=workspace.resolve())
         if found.returncode != 0 and b"not a git repository" not in found.stderr:
             raise ActionError(f"git cannot read the repository: {_complaint(found)}")
     return None
+
+
+def _outermost(root: Path, workspace: Path) -> Path:
+    """Return the work tree that a submodule belongs to: the pull request may have put it there."""
+    for _ in range(_MAX_STEPS):
+        found = _git(root, "rev-parse", "--show-superproject-working-tree") if root.is_dir() else None
+        above = os.fsdecode(found.stdout.rstrip(b"\n")) if found is not None and found.returncode == 0 else ""
+        if not above or not Path(above).resolve().is_relative_to(workspace):
+            return root
+        root = Path(above).resolve()
+    return root
+
+
+def steps_to(workspace: Path, path: str) -> tuple[str, ...]:
+    """Return a path, every link on the way to what it leads to, and that; relative to the workspace, inside it."""
+    found: list[str] = []
+    parts = list(Path(path).parts)
+    at = workspace
+    n_links = 0
+    while parts:
+        part = parts.pop(0)
+        at = at.parent if part == ".." else at / part
+        if at.is_symlink() and n_links < _MAX_STEPS:
+            n_links += 1
+            if at.is_relative_to(workspace):
+                found.append(at.relative_to(workspace).as_posix())
+            target = at.readlink()
+            at, parts = (
+                (Path(target.anchor), [*target.parts[1:], *parts])
+                if target.is_absolute()
+                else (
+                    at.parent,
+                    [*target.parts, *parts],
+                )
+            )
+    end = Path(os.path.normpath(at))
+    if end.is_relative_to(workspace):
+        found.append(end.relative_to(workspace).as_posix())
+    return tuple(dict.fromkeys([path, *found]))
 
 
 def edited_files(repository: Repository, revision: str, named: Iterable[str]) -> tuple[str, ...]:
@@ -141,7 +208,8 @@ def edited_files(repository: Repository, revision: str, named: Iterable[str]) ->
         ww.yaml and the baseline of the inputs, files or folders. Recordings that only ww.yaml names are found by
         what they hold, before or after.
     """
-    places = {place for path in named for place in _places(repository, path)}
+    steps = {step for path in named for step in steps_to(repository.workspace, path)}
+    places = steps | repository.links_lead_to(lambda link: is_below(link, steps))
     return tuple(
         path
         for path in repository.changed_since(revision)
@@ -163,9 +231,11 @@ def moved_way(repository: Repository, revision: str, named: Iterable[str], *, ar
     are_all_named : bool
         Whether these are all; where ww.yaml names baselines, any link may lead to one.
     """
-    places = tuple(named)
+    named = tuple(named)
+    places = {step for path in named for step in steps_to(repository.workspace, path)}
+    places |= repository.links_lead_to(lambda link: is_below(link, named))
     for way in repository.changed_ways(revision):
-        if not are_all_named or any(is_below(place, (way,)) for place in places):
+        if not are_all_named or any(is_below(place, (way,)) or is_below(way, (place,)) for place in places):
             return way
     return None
 
@@ -173,14 +243,6 @@ def moved_way(repository: Repository, revision: str, named: Iterable[str], *, ar
 def is_below(path: str, places: Iterable[str]) -> bool:
     """Tell whether a path is one of some places or lies in one."""
     return any(path == place or path.startswith(f"{place}/") for place in places)
-
-
-def _places(repository: Repository, path: str) -> tuple[str, ...]:
-    """Return a path and, where it is a link into the work tree, what it leads to."""
-    target = (repository.workspace / path).resolve()
-    if not target.is_relative_to(repository.workspace):
-        return (path,)
-    return (path, target.relative_to(repository.workspace).as_posix())
 
 
 def _is_recording(repository: Repository, revision: str, path: str) -> bool:

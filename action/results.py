@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ class Finding:
     check: str
     detail: str
     line: int | None
+    excess: float = 0.0
+    """How many times its limit the value is, where both are numbers; more is worse."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +48,7 @@ class Result:
     counts : dict of str to int
         Checks by verdict.
     findings : tuple of Finding
-        Worst first, then in the order of the file.
+        Worst verdict first, then those furthest beyond their limit, then in the order of the file.
     models, baselines : tuple of str
         Paths of the models; for each the name of its baseline, empty where it has none.
     """
@@ -83,7 +86,7 @@ def _result(payload: Mapping[str, Any]) -> Result:
     return Result(
         outcome=payload["outcome"],
         counts={str(verdict): int(count) for verdict, count in payload["counts"].items()},
-        findings=tuple(sorted(findings, key=lambda finding: WORST_FIRST.index(finding.verdict))),
+        findings=tuple(sorted(findings, key=lambda finding: (WORST_FIRST.index(finding.verdict), -finding.excess))),
         models=tuple(str(model["path"]) for model in payload["models"]),
         baselines=tuple(str(model["baseline"] or "") for model in payload["models"]),
     )
@@ -98,7 +101,19 @@ def _finding(model: str, check: Mapping[str, Any]) -> Finding:
         check=str(check["check"]),
         detail=str(check["detail"]),
         line=line if isinstance(line, int) else None,
+        excess=_excess(check.get("value"), check.get("limit")),
     )
+
+
+def _excess(value: object, limit: object) -> float:
+    """Return how many times a value is beyond its limit; infinity where there is no number to be compared."""
+    bounds = limit if isinstance(limit, dict) else {}
+    top, bottom = bounds.get("max"), bounds.get("min")
+    if not isinstance(value, (int, float)):
+        return math.inf
+    ratios = [abs(value / top)] if isinstance(top, (int, float)) and top else []
+    ratios += [abs(bottom / value)] if isinstance(bottom, (int, float)) and value else []
+    return max(ratios, default=math.inf)
 
 
 def outcome_of(exit_code: int, result: Result | None) -> str:

@@ -91,20 +91,26 @@ class Thread:
         return None
 
     def _is_ours(self, comment: Mapping[str, Any]) -> bool:
-        author = comment.get("user") or {}
+        author = comment.get("user")
+        if not isinstance(author, dict):
+            return False
         try:
-            me = self.client.request("GET", "/user").get("login")
+            answer = self.client.request("GET", "/user")
         except ApiError as error:
             if error.status not in _REFUSED:
                 raise
             # The token of a workflow may not ask who it is; its comments are those of a bot.
             return author.get("type") == "Bot"
-        return bool(author.get("login") == me)
+        if not isinstance(answer, dict):
+            raise ApiError("GitHub answered something else than a user")
+        return bool(author.get("login") == answer.get("login"))
 
     def _comments(self) -> Iterator[Mapping[str, Any]]:
         for page in range(1, _MAX_PAGES + 1):
             path = f"/repos/{self.repository}/issues/{self.number}/comments?per_page={_PER_PAGE}&page={page}"
             comments = self.client.request("GET", path)
+            if not isinstance(comments, list) or not all(isinstance(comment, dict) for comment in comments):
+                raise ApiError("GitHub answered something else than comments")
             yield from comments
             if len(comments) < _PER_PAGE:
                 return

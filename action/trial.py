@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from action.inputs import ActionError
 from action.overlay import make_overlay
-from action.repository import base_commit, edited_files, find_repository, is_below, moved_way
+from action.repository import base_commit, edited_files, find_repository, is_below, moved_way, steps_to
 from action.results import WORST_FIRST
 from action.running import CONFIG_NAME, SUFFIXES, Judged, failed_to_judge, judge, known_report_types
 
@@ -111,10 +111,11 @@ class Court:
     def _without_base(self, *, is_merge: bool) -> Trial:
         notes: tuple[str, ...] = ()
         if is_merge:
-            notes = ("the workspace is no git work tree, so edits of ww.yaml or a baseline cannot be seen",)
-            if self.inputs.uses_merge_base:
-                raise ActionError("baseline: merge-base needs a git work tree: put actions/checkout before")
-        elif self.inputs.uses_merge_base:
+            raise ActionError(
+                "the workspace is no git work tree, so that nobody can tell whether this pull request edits the "
+                "baseline or ww.yaml: put actions/checkout before, with fetch-depth: 0"
+            )
+        if self.inputs.uses_merge_base:
             notes = (f"no merge base on the event {self.runner.event_name}: judged by the files of this commit",)
         return Trial(runs={OWN: self._judge_own()}, notes=notes)
 
@@ -140,13 +141,26 @@ class Court:
         if run.result is None:
             return ()
         names = {name for name in run.result.baselines if name}
-        folder = PurePosixPath(self.config).parent
-        models = {os.path.normpath(folder / path) for path in run.result.models}
+        models = {self._place_of(path) for path in run.result.models}
+        of_models = {step for model in models for step in steps_to(repository.workspace, model)}
+        of_models |= repository.links_lead_to(lambda link: is_below(link, models))
+        behind = repository.links_lead_to(lambda link: _is_named(link, names) and not is_below(link, models))
         return tuple(
             path
             for path in repository.changed_since(revision)
-            if names.intersection(Path(path).parts) and path not in known and not is_below(path, models)
+            if (_is_named(path, names) or is_below(path, behind))
+            and not is_below(path, of_models)
+            and path not in known
         )
+
+    def _place_of(self, model: str) -> str:
+        """Return a model's path, which is relative to its ww.yaml or whole, relative to the workspace."""
+        whole = os.path.normpath(self.runner.workspace / PurePosixPath(self.config).parent / model)
+        # A run by the files of the base branch sees the workspace elsewhere.
+        views = (self.runner.workspace, *self.folder.parent.glob(f"{self.folder.name}-base-*"))
+        roots = [os.path.realpath(view) for view in views] + [str(view) for view in views]
+        root = next((root for root in roots if whole.startswith(f"{root}{os.sep}")), None)
+        return Path(os.path.relpath(whole, root)).as_posix() if root else whole
 
     def _judge_own(self) -> Judged:
         return self._judge(self.inputs, self._reports(), self.runner.workspace)
@@ -198,6 +212,11 @@ def relative_inputs(inputs: GateInputs, workspace: Path) -> GateInputs:
         baseline=baseline,
         models=tuple(_inside(model, workspace) for model in inputs.models),
     )
+
+
+def _is_named(path: str, names: set[str]) -> bool:
+    """Tell whether a path, or a folder that it lies in, has one of some names."""
+    return bool(names.intersection(Path(path).parts))
 
 
 def _relative(path: str, workspace: Path) -> str:

@@ -68,6 +68,21 @@ def _names_a_config(config: pytest.Config) -> bool:
     return any(path.name == CONFIG_NAME or (path / CONFIG_NAME).exists() for path in paths)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collect_directory(path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """Collect no package on the way to a ww.yaml: pytest would import its ``__init__.py``, which no check needs.
+
+    Where the arguments name anything but checks, tests may lie in the folder, and pytest does as it does.
+    """
+    return pytest.Dir.from_parent(parent, path=path) if _names_only_configs(parent.config) else None
+
+
+def _names_only_configs(config: pytest.Config) -> bool:
+    main = config.stash[_GATE_KEY].main_path if _GATE_KEY in config.stash else None
+    paths = [config.invocation_params.dir / argument.partition("::")[0] for argument in config.args]
+    return bool(paths) and all((path.name == CONFIG_NAME or path == main) and not path.is_dir() for path in paths)
+
+
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
     config = parent.config
     is_named = _GATE_KEY in config.stash and file_path == config.stash[_GATE_KEY].main_path

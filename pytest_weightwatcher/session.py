@@ -162,9 +162,9 @@ class GateSession:
 
     def format_failure(self, check: Check, judgement: Judgement) -> str:
         """Return the text of a failure: what, how far, what it usually means, what to do."""
-        from pytest_weightwatcher.report.terminal import format_finding
+        from pytest_weightwatcher.report.terminal import format_finding, shown_width
 
-        return format_finding(check, judgement)
+        return format_finding(check, judgement, shown_width(self._config))
 
     def payload_of(self, item: CheckItem) -> dict[str, Any]:
         """Return what the report of an item carries to the session that writes the results."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 MAX_FINDINGS = 20
 _WIDTH = 100
+_NARROWEST = 40
 _COLOURS: Mapping[str, dict[str, bool]] = {
     "fail": {"red": True, "bold": True},
     "error": {"red": True, "bold": True},
@@ -27,18 +29,20 @@ _COLOURS: Mapping[str, dict[str, bool]] = {
 }
 
 
-def format_finding(check: Check, judgement: Judgement) -> str:
-    """Return the text of a finding: what and how far, what it usually means, what to do."""
+def format_finding(check: Check, judgement: Judgement, columns: int | None = None) -> str:
+    """Return the text of a finding, folded: what and how far, what it usually means, what to do."""
+    width = min(_WIDTH, columns or _WIDTH)
     layer = escape_name(check.spec.name) if check.spec is not None else "the model as a whole"
     rule = rule_name(check)
     lines = [
         f"{judgement.verdict}: {layer} of {escape_name(check.model.name)}: {judgement.check} (rule: {rule})",
-        _paragraph("", judgement.text),
+        _paragraph("", judgement.text, width),
     ]
     if judgement.is_finding and judgement.resolution:
-        lines.append(_paragraph("What it could have seen: ", judgement.resolution))
+        lines.append(_paragraph("What it could have seen: ", judgement.resolution, width))
     if judgement.is_finding:
-        lines += [_paragraph("What it means: ", judgement.meaning), _paragraph("What to do: ", judgement.action)]
+        lines += [_paragraph("What it means: ", judgement.meaning, width)]
+        lines.append(_paragraph("What to do: ", judgement.action, width))
     return "\n".join(lines)
 
 
@@ -76,25 +80,55 @@ def write_summary(reporter: pytest.TerminalReporter, gate: GateSession, result: 
         _write_findings(reporter, result)
     counts = ", ".join(f"{count} {verdict}" for verdict, count in result["counts"].items() if count)
     colour = _COLOURS.get(result["outcome"], {"green": True} if result["outcome"] == "pass" else {})
-    reporter.write_line(f"outcome: {result['outcome']} ({counts or 'nothing was checked'})", **colour)
+    _say(reporter, f"outcome: {result['outcome']} ({counts or 'nothing was checked'})", **colour)
     for model in result["models"]:
         if model["baseline"] is not None:
-            reporter.write_line(
+            _say(
+                reporter,
                 f"{escape_name(model['path'])}: profile {model['profile']}: {model['question']} "
                 f"{model['n_reused']} of {len(model['layers'])} matrices are those of the baseline, byte for byte, and "
-                "were not computed again"
+                "were not computed again",
             )
         for note in model["notes"]:
-            reporter.write_line(f"note: {escape_name(model['path'])}: {escape_text(note)}")
+            _say(reporter, f"note: {escape_name(model['path'])}: {escape_text(note)}")
         _write_waivers(reporter, model["waivers"])
     if result["n_reported"] < result["n_planned"]:
-        reporter.write_line(f"only {result['n_reported']} of {result['n_planned']} checks ran")
+        _say(reporter, f"only {result['n_reported']} of {result['n_planned']} checks ran")
     for node_id in result["lost"]:
-        reporter.write_line(f"ERROR {node_id}: ended without a verdict", red=True)
+        _say(reporter, f"ERROR {node_id}: ended without a verdict", red=True)
     for kind, path, text in gate.written:
-        reporter.write_line(f"{kind}: {path}{f' ({text})' if text else ''}")
+        _say(reporter, f"{kind}: {path}{f' ({text})' if text else ''}")
     for problem in gate.problems:
-        reporter.write_line(f"problem: {problem}", red=True)
+        _say(reporter, f"problem: {problem}", red=True)
+
+
+def shown_width(config: pytest.Config) -> int | None:
+    """Return the columns of the terminal, or those that COLUMNS asks for; None for a log, whose lines stay whole."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    is_asked = os.environ.get("COLUMNS", "").isdecimal() or (reporter is not None and reporter.isatty)
+    return max(_NARROWEST, config.get_terminal_writer().fullwidth) if is_asked else None
+
+
+def _say(reporter: pytest.TerminalReporter, text: str, **colours: bool) -> None:
+    """Write a line, folded to the width of the terminal."""
+    width = shown_width(reporter.config)
+    for line in text.splitlines() or [""]:
+        folded = line if width is None else _fold(line, width, first="", others="    ")
+        for part in folded.split("\n"):
+            reporter.write_line(part, **colours)
+
+
+def _fold(text: str, width: int, *, first: str, others: str) -> str:
+    # Only at blanks: a path or a name that is pasted must be whole.
+    indent = text[: len(text) - len(text.lstrip())]
+    return textwrap.fill(
+        text.strip(),
+        width=width,
+        initial_indent=first + indent,
+        subsequent_indent=others + indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _write_explanations(reporter: pytest.TerminalReporter, result: Mapping[str, Any]) -> None:
@@ -102,7 +136,7 @@ def _write_explanations(reporter: pytest.TerminalReporter, result: Mapping[str, 
     from pytest_weightwatcher.explain import checks_of, explain_check
 
     for check, model in checks_of(result):
-        reporter.write_line(explain_check(check, model))
+        _say(reporter, explain_check(check, model))
         reporter.write_line("")
 
 
@@ -113,7 +147,7 @@ def _write_waivers(reporter: pytest.TerminalReporter, waivers: Sequence[Mapping[
             f"waiver: {waiver['check']} of {waiver['match']} until {waiver['expires']} ({waiver['reason']}{owner}): "
             f"used {waiver['n_used']} times"
         )
-        reporter.write_line(escape_text(text))
+        _say(reporter, escape_text(text))
 
 
 def _write_findings(reporter: pytest.TerminalReporter, result: Mapping[str, Any]) -> None:
@@ -131,9 +165,9 @@ def _write_findings(reporter: pytest.TerminalReporter, result: Mapping[str, Any]
             )
             name = ": ".join(map(escape_name, parts))
             line = f"{check['verdict'].upper():5} {name} {check['check']}: {escape_text(check['detail'])}"
-            reporter.write_line(line, **_COLOURS[check["verdict"]])
+            _say(reporter, line, **_COLOURS[check["verdict"]])
         if len(findings) > MAX_FINDINGS:
-            reporter.write_line(f"... and {len(findings) - MAX_FINDINGS} more; see the reports (--ww-report md:PATH)")
+            _say(reporter, f"... and {len(findings) - MAX_FINDINGS} more; see the reports (--ww-report md:PATH)")
 
 
 def escape_text(text: str) -> str:
@@ -141,13 +175,5 @@ def escape_text(text: str) -> str:
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
-def _paragraph(lead: str, text: str) -> str:
-    # Only at blanks: a path or a name that is pasted must be whole.
-    return textwrap.fill(
-        escape_text(lead + text),
-        width=_WIDTH,
-        initial_indent="  ",
-        subsequent_indent="  ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+def _paragraph(lead: str, text: str, width: int) -> str:
+    return _fold(escape_text(lead + text), width, first="  ", others="  ")

@@ -68,6 +68,14 @@ class Project:
         return self.git("rev-parse", "HEAD")
 
 
+def become_pull_request(harness: Harness, *, head: str | None = REPOSITORY) -> None:
+    """Make the run one of a pull request whose base branch has the workspace as it is."""
+    project = Project(folder=harness.workspace)
+    if not (harness.workspace / ".git").exists():
+        project.git("init", "--quiet", "--initial-branch", "main")
+    harness.event_name, harness.event = "pull_request", pull_request(project.commit({}), head=head)
+
+
 @pytest.fixture
 def project(harness: Harness) -> Project:
     found = Project(folder=harness.workspace)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from action.markdown import neutralise
-from tests.action.conftest import pull_request
+from tests.action.conftest import become_pull_request
 from tests.action.harness import Harness, Outcome, check, fake_result, write_fake_python
 from tests.action.rest_server import Rest
 
@@ -18,7 +18,8 @@ MARKER = "<!-- ww-gate:default -->"
 
 def run_on(harness: Harness, rest: Rest, result: str, *, head: str | None = "owner/project", **inputs: str) -> Outcome:
     """Run the Action on a pull request with what a fake pytest found."""
-    harness.event_name, harness.event, harness.api_url = "pull_request", pull_request(head=head), rest.url
+    harness.api_url = rest.url
+    become_pull_request(harness, head=head)
     harness.extra = {
         "WW_API_TIMEOUT": "0.3",
         "no_proxy": "*",
@@ -120,7 +121,8 @@ def test_a_missing_permission_is_named(harness: Harness, rest: Rest) -> None:
 def test_too_long_a_comment_is_shortened(harness: Harness, rest: Rest) -> None:
     rest.max_body = 30_000
     body = "open(reports['md'], 'w').write('## Checkpoint gate: fail\\n\\n' + 'a line\\n' * 9000)\nsys.exit"
-    harness.event_name, harness.event, harness.api_url = "pull_request", pull_request(), rest.url
+    harness.api_url = rest.url
+    become_pull_request(harness)
     harness.extra = {"GIT_CEILING_DIRECTORIES": str(harness.workspace.parent)}
     fake = write_fake_python(harness.temp.parent, fake_result("fail").replace("sys.exit", body))
     assert "comment: created" in harness.run(python=str(fake), install="false").log
@@ -154,7 +156,8 @@ def test_a_mute_server_is_a_warning(harness: Harness, rest: Rest) -> None:
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9", "file:///etc/passwd", "nonsense"])
 def test_no_server_is_a_warning(harness: Harness, rest: Rest, address: str) -> None:
-    harness.event_name, harness.event, harness.api_url = "pull_request", pull_request(), address
+    harness.api_url = address
+    become_pull_request(harness)
     harness.extra = {"GIT_CEILING_DIRECTORIES": str(harness.workspace.parent)}
     fake = write_fake_python(harness.temp.parent, fake_result("pass"))
     outcome = harness.run(python=str(fake), install="false", comment="always")

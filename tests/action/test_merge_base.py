@@ -6,6 +6,7 @@ The fake pytest does what ww.yaml of its folder says, so that each run tells by 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -265,3 +266,99 @@ def test_a_link_elsewhere_is_nobodys_business(harness: Harness, project: Project
     outcome = judge(harness, base, baseline="good.ww.json")
     assert not outcome.is_failed
     assert outcome.outputs["outcome"] == "pass"
+
+
+def test_a_submodule_is_seen_whatever_gitmodules_says(harness: Harness, project: Project) -> None:
+    """The pull request moves the submodule with the baseline, and tells git to look away."""
+    inner = Project(folder=harness.temp.parent / "inner")
+    inner.folder.mkdir()
+    inner.git("init", "--quiet", "--initial-branch", "main")
+    inner.commit({"good.ww.json": "strict"})
+    allow = ("-c", "protocol.file.allow=always")
+    project.git(*allow, "submodule", "--quiet", "add", str(inner.folder), "bl")
+    base = project.commit({"ww.yaml": "outcome: pass\nbaseline: bl/good.ww.json"})
+    inside = Project(folder=harness.workspace / "bl")
+    inside.commit({"good.ww.json": "loose"})
+    modules = (harness.workspace / ".gitmodules").read_text(encoding="utf-8")
+    project.commit({".gitmodules": f"{modules}\tignore = all\n"})
+    outcome = judge(harness, base)
+    assert outcome.is_failed
+    assert "bl: this pull request changes a link or submodule" in outcome.of("error")[0].message
+
+
+def test_a_folder_that_became_a_submodule_is_seen(harness: Harness, project: Project) -> None:
+    """The submodule may hold the base commit itself, so that nothing in it seems to have changed."""
+    base = project.commit({"cfg/ww.yaml": "outcome: fail"})
+    copy = harness.temp.parent / "copy"
+    project.git("clone", "--quiet", ".", str(copy))
+    project.git("rm", "--quiet", "-r", "cfg")
+    allow = ("-c", "protocol.file.allow=always")
+    project.git(*allow, "submodule", "--quiet", "add", str(copy), "cfg")
+    (harness.workspace / "cfg" / "ww.yaml").write_text("outcome: pass", encoding="utf-8")
+    project.commit({})
+    outcome = judge(harness, base, config="cfg/ww.yaml")
+    assert outcome.is_failed
+    assert "changes a link or submodule" in outcome.of("error")[0].message
+
+
+@pytest.mark.parametrize("inputs", [{}, {"baseline": "accepted.json"}], ids=["ww.yaml", "input"])
+def test_a_link_between_two_links_is_seen(harness: Harness, project: Project, inputs: dict[str, str]) -> None:
+    store = harness.workspace / "store"
+    store.mkdir()
+    (store / "current").symlink_to("v1")
+    (harness.workspace / "accepted.json").symlink_to("store/current")
+    yaml = "outcome: pass\nbaseline: accepted.json"
+    base = project.commit({"ww.yaml": yaml, "store/v0": "loose", "store/v1": "strict"})
+    (store / "current").unlink()
+    (store / "current").symlink_to("v0")
+    project.commit({})
+    outcome = judge(harness, base, **inputs)
+    assert outcome.is_failed
+    assert "store/current: this pull request changes a link" in outcome.of("error")[0].message
+
+
+@pytest.mark.parametrize("inputs", [{}, {"baseline": "accepted"}], ids=["ww.yaml", "input"])
+def test_what_the_links_of_a_baseline_lead_to_is_seen(
+    harness: Harness, project: Project, inputs: dict[str, str]
+) -> None:
+    """As in a cache of Hugging Face: the file has one name, its bytes another."""
+    folder = harness.workspace / "accepted"
+    folder.mkdir()
+    (folder / "good.json").symlink_to("../blobs/abc")
+    yaml = "outcome: pass\nbaseline: accepted/good.json"
+    base = project.commit({"ww.yaml": yaml, "blobs/abc": "strict"})
+    project.commit({"blobs/abc": "loose"})
+    outcome = judge(harness, base, **inputs)
+    assert outcome.outputs["config-changed"] == "true"
+    assert "blobs/abc" in outcome.summary
+    if not inputs:
+        assert outcome.outputs["outcome"] == "fail", "judged by what the base branch has there"
+
+
+def test_a_file_that_was_not_fetched_is_no_file_that_was_not_there(harness: Harness, project: Project) -> None:
+    base = project.commit({"ww.yaml": "outcome: fail"})
+    blob = project.git("rev-parse", "HEAD:ww.yaml")
+    project.commit({"ww.yaml": "outcome: pass"})
+    (harness.workspace / ".git" / "objects" / blob[:2] / blob[2:]).unlink()
+    outcome = judge(harness, base)
+    assert outcome.is_failed
+    assert outcome.outputs["outcome"] == "error"
+    assert "git show" in outcome.of("error")[0].message
+
+
+def test_very_long_names_leave_room_for_the_report(harness: Harness, project: Project) -> None:
+    base = project.commit({"ww.yaml": "outcome: fail"})
+    names = [f"{'_' * 200}/{'_' * 200}/{'_' * 200}/{'_' * 200}/{place}.json" for place in range(10)]
+    project.commit({"ww.yaml": "outcome: pass", **dict.fromkeys(names, RECORDING)})
+    outcome = judge(harness, base)
+    comment = Path(outcome.outputs["comment-file"]).read_bytes()
+    assert b"Baseline changed in this pull request" in comment
+    assert b"by fail" in comment
+    assert len(comment) < 20_000
+
+
+@pytest.mark.parametrize("argument", ["--ww-config=other.yaml", "--ww-baseline=other.json", "--ww-model"])
+def test_files_that_judge_are_inputs_and_no_arguments(harness: Harness, project: Project, argument: str) -> None:
+    outcome = judge(harness, project.commit({"ww.yaml": "outcome: pass"}), args=argument)
+    assert outcome.is_failed
+    assert "has an input of its own" in outcome.of("error")[0].message
