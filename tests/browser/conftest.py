@@ -113,6 +113,31 @@ def large(damaged: Result) -> Result:
     return result
 
 
+@pytest.fixture(scope="session")
+def several(damaged: Result) -> Result:
+    """Results of three models, merged, the failing one last, with all that a report can have besides."""
+    failing = damaged["models"][0]
+    passing = copy.deepcopy(failing)
+    passing["checks"] = [check for check in passing["checks"] if check["verdict"] == "pass"]
+    broken = copy.deepcopy(failing)
+    broken["layers"][0]["metrics"] = dict.fromkeys(broken["layers"][0]["metrics"])
+    broken["layers"][0]["spectrum"] = None
+    name = broken["layers"][0]["name"]
+    of_layer = {"layer": name, "value": None, "limit": None, "baseline": None}
+    broken["checks"] = [check for check in broken["checks"] if check["layer"] != name]
+    integrity = next(check for check in failing["checks"] if check["check"] == "integrity")
+    broken["checks"].append({**integrity, **of_layer, "verdict": "fail", "detail": "all values are zero"})
+    reason = "a long reason " * 30
+    waiver = {"match": "*", "check": "alpha", "reason": reason, "owner": "me", "expires": "2099-01-01", "n_used": 0}
+    broken["waivers"] = [waiver]
+    broken["unanalysed"] = [{"name": "b" * 300, "shape": [3], "dtype": "float32", "reason": "it has one dimension"}]
+    columns = [f"column {number}" for number in range(15)]
+    section = {"plugin": "p", "title": "More", "text": "", "columns": columns, "rows": [[True, 1.5, "words"] * 5]}
+    models = [{**passing, "path": "a"}, {**passing, "path": "b"}, {**broken, "path": "c"}]
+    merged = {"n_results": 3, "notes": ["they differ in fail_on"]}
+    return {**damaged, "models": models, "sections": [section, section], "merged": merged}
+
+
 @pytest.fixture
 def page_of(tmp_path: Path) -> Any:
     """Return a function that writes the page of a result and gives its address."""

@@ -102,6 +102,78 @@ def test_sorting(browser: Browser, large: Result, page_of: Any) -> None:
     visit.page.close()
 
 
+def test_verdicts_sort_by_severity_and_what_has_no_number_comes_last(
+    browser: Browser, several: Result, page_of: Any
+) -> None:
+    visit = Visit(browser, page_of(several))
+    table = visit.page.locator("table.layers").first
+    table.get_by_role("columnheader", name="verdict").get_by_role("button").click()
+    order = ["fail", "warn", "pass"]
+    verdicts = table.locator("tbody td:nth-child(3)").all_inner_texts()
+    assert verdicts == sorted(verdicts, key=order.index)
+    assert len(set(verdicts)) > 1
+    for _ in range(2):
+        table.get_by_role("columnheader", name="alpha").get_by_role("button").click()
+        assert table.locator("tbody td:nth-child(6)").all_inner_texts()[-1] == "–"
+    assert "▼" in visit.page.evaluate(
+        "getComputedStyle(document.querySelector('[aria-sort] button'), '::after').content"
+    )
+    visit.page.close()
+
+
+BROKEN = """() => {
+  const found = [];
+  for (const cell of document.querySelectorAll('td:not(.text):not(.cell), th:not(.text)')) {
+    const texts = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+    while (texts.nextNode()) {
+      const range = document.createRange();
+      range.selectNodeContents(texts.currentNode);
+      if (range.getClientRects().length > 1) found.push(cell.textContent);
+    }
+  }
+  return found;
+}"""
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+@pytest.mark.parametrize("name", ["damaged", "hostile", "several"])
+def test_numbers_and_headings_stay_whole_and_the_page_is_not_wider_than_the_window(
+    browser: Browser, name: str, request: pytest.FixtureRequest, page_of: Any, width: int
+) -> None:
+    visit = Visit(browser, page_of(request.getfixturevalue(name)), viewport={"width": width, "height": 900})
+    assert visit.page.evaluate(BROKEN) == []
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+    visit.page.close()
+
+
+def test_the_worst_model_comes_first_and_what_broke_is_in_the_pictures(
+    browser: Browser, several: Result, page_of: Any
+) -> None:
+    visit = Visit(browser, page_of(several))
+    first = visit.page.get_by_role("navigation").locator("li").first
+    assert first.inner_text().startswith("fail c: ")
+    assert visit.page.locator("h2").first.inner_text() == "c"
+    name = several["models"][2]["layers"][0]["name"]
+    changed = visit.page.locator("aside").first.locator("li").first.inner_text()
+    assert changed == f"{name} cannot be compared: all values are zero"
+    section = visit.page.locator("main > section").first
+    assert section.locator("svg .none").count() == section.locator(".charts svg").count()
+    described = section.locator("svg desc").first.text_content() or ""
+    assert "1 failing layers have no such number" in described
+    assert "they differ in fail_on" in visit.page.locator("header").inner_text()
+    assert visit.trouble == []
+    visit.page.close()
+
+
+def test_a_finding_leads_to_its_spectrum(browser: Browser, damaged: Result, page_of: Any) -> None:
+    visit = Visit(browser, page_of(damaged))
+    link = visit.page.locator(".findings a").first
+    target = visit.page.locator(link.get_attribute("href") or "")
+    assert target.locator("figcaption").inner_text().startswith(link.inner_text())
+    assert visit.page.locator("svg .dot.fail title").first.text_content()
+    visit.page.close()
+
+
 def test_filtering(browser: Browser, large: Result, page_of: Any) -> None:
     visit = Visit(browser, page_of(large))
     visit.page.get_by_label("Filter by name").fill("LAYERS.12.")
@@ -134,10 +206,14 @@ def test_print(browser: Browser, damaged: Result, page_of: Any) -> None:
     visit.page.close()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing(browser: Browser, result: Result, page_of: Any, scheme: Scheme) -> None:
-    page = browser.new_page(color_scheme=scheme, bypass_csp=True)
-    page.goto(page_of(result))
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 400)])
+@pytest.mark.parametrize("name", ["damaged", "hostile", "large", "several"])
+def test_axe_finds_nothing(
+    browser: Browser, name: str, request: pytest.FixtureRequest, scheme: Scheme, width: int
+) -> None:
+    page = browser.new_page(color_scheme=scheme, bypass_csp=True, viewport={"width": width, "height": 900})
+    page.goto(request.getfixturevalue("page_of")(request.getfixturevalue(name)))
+    page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true; })")
     page.add_script_tag(content=AXE)
     # On a thousand rows alike the first hundred say as much.
     page.evaluate("document.querySelectorAll('table.layers tbody tr:nth-child(n+100)').forEach(row => row.remove())")

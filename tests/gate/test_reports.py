@@ -136,3 +136,16 @@ def test_json_says_what_it_was_given(value: object) -> None:
     """However it is laid out."""
     text = render("json", {"x": value})
     assert json.loads(text) == {"x": value}
+
+
+@pytest.mark.parametrize(("columns", "longest"), [("60", 60), ("100", 100), ("", 1000)])
+def test_the_section_is_as_wide_as_the_terminal(
+    columns: str, longest: int, pytester: pytest.Pytester, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_model(head=flat())
+    monkeypatch.setenv("COLUMNS", columns) if columns else monkeypatch.delenv("COLUMNS", raising=False)
+    result = pytester.runpytest_subprocess("--ww-model=model.safetensors", "--ww-fail-on=warn", "--color=no")
+    lines = result.outlines[next(place for place, line in enumerate(result.outlines) if " weightwatcher " in line) :]
+    told = [line for line in lines if not line.startswith(("FAILED", "="))]
+    assert max(map(len, told)) <= longest
+    assert max(map(len, told)) > (0.6 * longest if columns else 100), "as much in a line as there is room"
