@@ -87,6 +87,8 @@ class CheckedModel:
         What a reader should know: how run and recording differ.
     n_models : int
         Models that share the false-alarm rate of the run.
+    line : int or None
+        Line of ww.yaml at which its entry begins.
     """
 
     name: str
@@ -104,6 +106,7 @@ class CheckedModel:
     recording: Recording | None = None
     notes: tuple[str, ...] = ()
     n_models: int = 1
+    line: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +169,7 @@ class _Wanted:
     path: Path
     baseline: str | None
     is_of_config: bool
+    line: int | None = None
 
 
 def plan_models(config: Config, wish: Wish, folder: Path) -> tuple[CheckedModel, ...]:
@@ -244,6 +248,7 @@ def plan_model(
     folder: Path | None = None,
     recording: Recording | None = None,
     n_models: int = 1,
+    line: int | None = None,
 ) -> CheckedModel:
     """Put together what a described model is judged by.
 
@@ -265,6 +270,8 @@ def plan_model(
         What is to be recorded of it.
     n_models : int
         Models that share the false-alarm rate.
+    line : int, optional
+        Of ww.yaml, where its entry stands.
     """
     chosen = profile_of(config, profile)
     compared = {} if baseline is None else _paired_rules(config, chosen, description, baseline)
@@ -294,6 +301,7 @@ def plan_model(
         recording=recording,
         notes=() if baseline is None else notes_on(baseline, description.options, config.extensions),
         n_models=n_models,
+        line=line,
     )
 
 
@@ -343,6 +351,7 @@ def _plan_model(want: _Wanted, name: str, config: Config, wish: Wish, folder: Pa
         profile=wish.profile,
         recording=recording,
         n_models=n_models,
+        line=want.line,
     )
 
 
@@ -445,8 +454,9 @@ def _wanted_models(config: Config, wish: Wish, folder: Path) -> list[_Wanted]:
             raise config.error(("models", index, "path"), f"no file matches {entry.path!r}")
         for path in paths:
             baseline = str(folder / entry.baseline) if entry.baseline else None
+            line = config.line_of(("models", index))
             known = configured.setdefault(
-                os.path.realpath(path), _Wanted(path=path, baseline=baseline, is_of_config=True)
+                os.path.realpath(path), _Wanted(path=path, baseline=baseline, is_of_config=True, line=line)
             )
             if known.baseline != baseline:
                 raise config.error(("models", index), f"{path.name!r} has another baseline in an earlier entry")
@@ -459,11 +469,11 @@ def _wanted_models(config: Config, wish: Wish, folder: Path) -> list[_Wanted]:
                 raise ModelNotFoundError(f"{wish.folder / pattern}: no file matches")
             for path in paths:
                 real = os.path.realpath(path)
-                baseline = configured[real].baseline if real in configured else None
-                wanted.setdefault(real, _Wanted(path=path, baseline=baseline, is_of_config=True))
+                known_here = configured.get(real, _Wanted(path=path, baseline=None, is_of_config=True))
+                wanted.setdefault(real, replace(known_here, path=path))
     if wish.baseline is None:
         return list(wanted.values())
-    return [_Wanted(path=want.path, baseline=wish.baseline, is_of_config=False) for want in wanted.values()]
+    return [replace(want, baseline=wish.baseline, is_of_config=False) for want in wanted.values()]
 
 
 def _expand(pattern: str, folder: Path) -> list[Path]:

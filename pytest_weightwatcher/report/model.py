@@ -137,6 +137,7 @@ class Model(_Part):
 
     path: str = Field(description="Relative to its ww.yaml, or whole where it lies elsewhere.")
     config: str | None = Field(default=None, description="File name of its ww.yaml.")
+    line: Count | None = Field(default=None, description="Line of ww.yaml at which its entry begins.")
     baseline: str | None = None
     profile: str | None = None
     question: str | None = Field(default=None, description="What the profile asks.")

@@ -178,6 +178,7 @@ class ResultBuilder:
         return {
             "path": _shown_path(model),
             "config": None if model.config.path is None else model.config.path.name,
+            "line": model.line,
             "baseline": model.baseline.path.name if model.baseline is not None else None,
             "profile": model.profile.name if model.baseline is not None else None,
             "question": model.profile.question if model.baseline is not None else None,

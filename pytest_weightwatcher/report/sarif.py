@@ -113,11 +113,12 @@ def _facts(check: Check) -> Node:
 
 
 def _place(check: Check, model: Model) -> Node:
-    """Return the line of ww.yaml that holds the rule, or the model where the rule is in no file."""
-    if check["line"] is None:
+    """Return the line of ww.yaml that holds the rule, else that of the model's entry; the model where there is none."""
+    line = check["line"] or model["line"]
+    if not line:
         return {"artifactLocation": _artifact(model["path"])}
     config = check["id"].partition("::")[0] or model["config"] or CONFIG_NAME
-    return {"artifactLocation": _artifact(config), "region": {"startLine": check["line"]}}
+    return {"artifactLocation": _artifact(config), "region": {"startLine": line}}
 
 
 def _artifact(path: str) -> Node:

@@ -140,6 +140,7 @@ def make_model(
     found: dict[str, Any] = {
         "path": path,
         "config": "ww.yaml",
+        "line": None,
         "baseline": "good.ww.json",
         "profile": "finetune",
         "question": "Has any layer's health become worse?",

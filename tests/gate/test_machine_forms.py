@@ -65,6 +65,13 @@ def test_sarif_points_at_the_line_of_the_rule_or_else_at_the_model() -> None:
         "artifactLocation": {"uri": "conf/my%20ww.yaml", "uriBaseId": "%SRCROOT%"},
         "region": {"startLine": 12},
     }
+    of_model = one_check(line=None)
+    of_model["models"][0]["line"] = 4
+    (at_entry,) = sarif_run(of_model)["results"]
+    assert at_entry["locations"][0]["physicalLocation"] == {
+        "artifactLocation": {"uri": "ww.yaml", "uriBaseId": "%SRCROOT%"},
+        "region": {"startLine": 4},
+    }
     (at_model,) = sarif_run(one_check(line=None))["results"]
     location = {"artifactLocation": {"uri": "out/m.safetensors", "uriBaseId": "%SRCROOT%"}}
     assert at_model["locations"][0]["physicalLocation"] == location
