@@ -14,6 +14,7 @@ from spectral.loaders.folder import open_folder
 from spectral.loaders.keras_model import is_keras_layer, open_keras
 from spectral.loaders.memory import open_mapping
 from spectral.loaders.model_config import with_config
+from spectral.loaders.numpy_file import open_npy, open_npz
 from spectral.loaders.protocol import TensorSource
 from spectral.loaders.safetensors import open_safetensors
 from spectral.loaders.torch_file import open_torch_file
@@ -29,6 +30,8 @@ _OPENERS: dict[str, Callable[[Path], TensorSource]] = {
     ".bin": open_torch_file,
     ".ckpt": open_torch_file,
     ".jit": open_torch_file,
+    ".npz": open_npz,
+    ".npy": open_npy,
 }
 
 
@@ -38,7 +41,7 @@ def open_model(model: object) -> TensorSource:
     Parameters
     ----------
     model : path, torch.nn.Module, Keras model, mapping or TensorSource
-        A ``.safetensors`` file, one of torch (``.pt``, ``.pth``, ``.bin``, ``.ckpt``, ``.jit``), a
+        A ``.safetensors`` file, one of torch (``.pt``, ``.pth``, ``.bin``, ``.ckpt``, ``.jit``), ``.npz`` or ``.npy``, a
         folder with weights or shards (and a
         ``config.json`` that tells how attention is laid), a torch module, a Keras model or layer, a state dict, or
         a dict of numpy arrays. A source that is open already is returned as it is.

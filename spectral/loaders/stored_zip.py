@@ -34,6 +34,8 @@ _LOCAL = struct.Struct("<4s5H3I2H")
 _MAX_COMMENT = 0xFFFF
 _LARGE = 0xFFFFFFFF
 _ENCRYPTED = 0x1
+_STORED, _DEFLATED = 0, 8
+_MOST_UNPACKED = 1032
 
 
 class BadArchiveError(ValueError):
@@ -50,15 +52,24 @@ class Entry:
         Name in the archive.
     size : int
         Bytes when unpacked.
+    packed_size : int
+        Bytes in the file.
     is_stored : bool
         Whether its bytes stand in the file as they are: neither packed nor encrypted.
+    is_deflated : bool
+        Whether they are packed by the usual method, and not encrypted.
+    checksum : int
+        CRC-32 of its content.
     header : int
         Where its local header begins in the file.
     """
 
     name: str
     size: int
+    packed_size: int
     is_stored: bool
+    is_deflated: bool = False
+    checksum: int = 0
     header: int = field(repr=False)
 
 
@@ -83,13 +94,13 @@ def read_directory(path: Path) -> dict[str, Entry]:
         return _read_entries(stream.read(n_bytes), n_entries)
 
 
-def find_ranges(path: Path, entries: Iterable[Entry]) -> dict[str, tuple[int, int]]:
+def find_ranges(path: Path, entries: Iterable[Entry], *, may_be_packed: bool = False) -> dict[str, tuple[int, int]]:
     """Return for each entry the first and past-the-last byte of its content in the file.
 
     Raises
     ------
     BadArchiveError
-        An entry is packed, lies outside the file, or two share bytes.
+        An entry is packed (and may not be), encrypted, lies outside the file, or two share bytes.
     OSError
         The file cannot be read.
     """
@@ -97,7 +108,7 @@ def find_ranges(path: Path, entries: Iterable[Entry]) -> dict[str, tuple[int, in
     with path.open("rb") as stream:
         n_file = stream.seek(0, os.SEEK_END)
         for entry in sorted(entries, key=lambda entry: entry.header):
-            if not entry.is_stored:
+            if not (entry.is_stored or (may_be_packed and entry.is_deflated)):
                 raise BadArchiveError(f"entry {entry.name[:100]!r} is compressed or encrypted")
             stream.seek(entry.header)
             header = stream.read(_LOCAL.size)
@@ -105,9 +116,9 @@ def find_ranges(path: Path, entries: Iterable[Entry]) -> dict[str, tuple[int, in
                 raise BadArchiveError(f"there is no entry {entry.name[:100]!r} where the directory says")
             *_, n_name, n_extra = _LOCAL.unpack(header)
             begin = entry.header + _LOCAL.size + n_name + n_extra
-            if begin + entry.size > n_file:
+            if begin + entry.packed_size > n_file:
                 raise BadArchiveError(f"entry {entry.name[:100]!r} ends outside the file")
-            ranges[entry.name] = (begin, begin + entry.size)
+            ranges[entry.name] = (begin, begin + entry.packed_size)
     _require_apart(ranges)
     return ranges
 
@@ -126,9 +137,7 @@ def _find_directory(stream: BinaryIO, n_file: int) -> tuple[int, int, int]:
     n_tail = min(n_file, _END.size + _MAX_COMMENT)
     stream.seek(n_file - n_tail)
     tail = stream.read(n_tail)
-    at = tail.rfind(_END_MAGIC)
-    if at < 0 or len(tail) - at < _END.size:
-        raise BadArchiveError("it has no directory at its end")
+    at = _end_record(tail)
     *_, n_entries, n_bytes, begin, _ = _END.unpack_from(tail, at)
     if at >= _LOCATOR.size and tail[at - _LOCATOR.size :][:4] == _LOCATOR_MAGIC:
         _, _, where, _ = _LOCATOR.unpack_from(tail, at - _LOCATOR.size)
@@ -141,13 +150,23 @@ def _find_directory(stream: BinaryIO, n_file: int) -> tuple[int, int, int]:
     return n_entries, n_bytes, begin
 
 
+def _end_record(tail: bytes) -> int:
+    """Return where the last record begins that ends with the file; its comment may look like another."""
+    at = tail.rfind(_END_MAGIC)
+    while at >= 0:
+        if at + _END.size <= len(tail) and at + _END.size + _END.unpack_from(tail, at)[-1] == len(tail):
+            return at
+        at = tail.rfind(_END_MAGIC, 0, at + len(_END_MAGIC) - 1)
+    raise BadArchiveError("it has no directory at its end")
+
+
 def _read_entries(data: bytes, n_entries: int) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
     at = 0
     for _ in range(n_entries):
         if at + _ENTRY.size > len(data):
             raise BadArchiveError("its directory ends early")
-        magic, *_, flags, method, _, _, _, n_packed, n_unpacked, n_name, n_extra, n_comment, _, _, _, header = (
+        magic, *_, flags, method, _, _, checksum, n_packed, n_unpacked, n_name, n_extra, n_comment, _, _, _, header = (
             _ENTRY.unpack_from(data, at)
         )
         name_at = at + _ENTRY.size
@@ -159,8 +178,17 @@ def _read_entries(data: bytes, n_entries: int) -> dict[str, Entry]:
         n_unpacked, n_packed, header = _large(extra, n_unpacked, n_packed, header)
         if name in entries:
             raise BadArchiveError(f"two entries are named {name[:100]!r}")
-        is_stored = method == 0 and not flags & _ENCRYPTED and n_packed == n_unpacked
-        entries[name] = Entry(name=name, size=n_unpacked, is_stored=is_stored, header=header)
+        is_plain = not flags & _ENCRYPTED
+        entries[name] = Entry(
+            name=name,
+            size=n_unpacked,
+            packed_size=n_packed,
+            is_stored=is_plain and method == _STORED and n_packed == n_unpacked,
+            # No packer of this kind makes more than this of a byte: what claims more lies.
+            is_deflated=is_plain and method == _DEFLATED and n_unpacked <= _MOST_UNPACKED * n_packed,
+            header=header,
+            checksum=checksum,
+        )
     return entries
 
 
