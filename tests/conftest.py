@@ -21,3 +21,9 @@ def minilm() -> Path:
 def outside_ci(monkeypatch: pytest.MonkeyPatch) -> None:
     """Record baselines, whatever runs these tests: under CI the gate refuses to."""
     monkeypatch.delenv("CI", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def without_a_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the COLUMNS=80 that pytest-xdist sets: it is an order to fold lines at 80 columns."""
+    monkeypatch.delenv("COLUMNS", raising=False)

@@ -24,8 +24,8 @@ LARGEST = 6.0
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_ww_load_model(path: Path) -> dict[str, NDArray[Any]] | None:
-    """Open .npz files; all others belong to somebody else."""
-    if path.suffix != ".npz":
+    """Open archives of numpy that end in .arrays; all others belong to somebody else."""
+    if path.suffix != ".arrays":
         return None
     import numpy as np
 

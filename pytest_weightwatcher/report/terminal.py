@@ -104,6 +104,8 @@ def write_summary(reporter: pytest.TerminalReporter, gate: GateSession, result: 
 
 def shown_width(config: pytest.Config) -> int | None:
     """Return the columns of the terminal, or those that COLUMNS asks for; None for a log, whose lines stay whole."""
+    if hasattr(config, "workerinput"):
+        return None  # pytest-xdist sets COLUMNS=80 in its workers, whatever the terminal has.
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     is_asked = os.environ.get("COLUMNS", "").isdecimal() or (reporter is not None and reporter.isatty)
     return max(_NARROWEST, config.get_terminal_writer().fullwidth) if is_asked else None

@@ -20,7 +20,7 @@ EXAMPLE = ROOT / "docs/example-plugin"
 
 CONFIG = """
 version: 1
-models: [{path: model.npz, baseline: base.ww.json}]
+models: [{path: model.arrays, baseline: base.ww.json}]
 checks: {excess_kurtosis: {max: 10}, correlation_traps: false}
 regression: {profile: finetune, excess_kurtosis: {max_increase: 1}}
 """
@@ -43,7 +43,7 @@ def environment(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def folder(pytester: pytest.Pytester) -> Path:
-    write_model(pytester.path / "model.npz")
+    write_model(pytester.path / "model.arrays")
     (pytester.path / "ww.yaml").write_text(CONFIG, encoding="utf-8")
     return pytester.path
 
@@ -52,12 +52,14 @@ def write_model(path: Path, outlier: float | None = None) -> None:
     tensors = healthy_tensors()
     if outlier is not None:
         tensors["head.weight"][3, 4] = outlier
-    np.savez(path, **tensors)  # type: ignore[arg-type]  # numpy types the keywords as allow_pickle
+    # By an open file: to a path numpy would add a suffix.
+    with path.open("wb") as stream:
+        np.savez(stream, **tensors)  # type: ignore[arg-type]  # numpy types the keywords as allow_pickle
 
 
 def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
     reports = ("--ww-report=json:out.json", "--ww-report=md:out.md")
-    return pytester.runpytest_subprocess("--ww-model=model.npz", *reports, *arguments)
+    return pytester.runpytest_subprocess("--ww-model=model.arrays", *reports, *arguments)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -88,7 +90,7 @@ def test_from_recording_to_a_caught_regression(pytester: pytest.Pytester, folder
     (head,) = [layer for layer in model["layers"] if layer["name"] == "head"]
     assert head["metrics"]["excess_kurtosis"] == pytest.approx(expected, rel=1e-8)
 
-    write_model(folder / "model.npz", outlier=50.0)
+    write_model(folder / "model.arrays", outlier=50.0)
     result = run(pytester)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     for check in ("excess_kurtosis", "regression.excess_kurtosis", "largest_direction"):
@@ -102,7 +104,7 @@ def test_from_recording_to_a_caught_regression(pytester: pytest.Pytester, folder
 
 
 def test_the_same_with_xdist(pytester: pytest.Pytester, folder: Path) -> None:
-    write_model(folder / "model.npz", outlier=50.0)
+    write_model(folder / "model.arrays", outlier=50.0)
     (folder / "ww.yaml").write_text(CONFIG.replace(", baseline: base.ww.json", ""), encoding="utf-8")
     serial = run(pytester).parseoutcomes()
     results = [(folder / name).read_bytes() for name in ("out.json", "out.md")]

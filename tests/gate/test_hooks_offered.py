@@ -54,7 +54,7 @@ class Source:
         {load}
 
 def pytest_ww_load_model(path):
-    if path.suffix == ".npz":
+    if path.suffix == ".arrays":
         with np.load(path) as archive:
             tensors = dict(archive)
         return {found}
@@ -97,7 +97,9 @@ def config(pytester: pytest.Pytester, text: str) -> None:
 class TestLoadModel:
     @pytest.fixture(autouse=True)
     def model(self, pytester: pytest.Pytester) -> None:
-        np.savez(pytester.path / "model.npz", **healthy_tensors())  # type: ignore[arg-type]  # taken for allow_pickle
+        # By an open file: to a path numpy would add a suffix.
+        with (pytester.path / "model.arrays").open("wb") as stream:
+            np.savez(stream, **healthy_tensors())  # type: ignore[arg-type]  # taken for allow_pickle
 
     @pytest.mark.parametrize("found", ["tensors", "Source(tensors)"])
     def test_what_it_opens_is_judged_as_any_other(
@@ -107,9 +109,9 @@ class TestLoadModel:
         pytester.makeconftest(LOADER.format(found=found, load="return self.arrays[name]"))
         assert run(pytester).ret == 0
         expected = result_of(pytester)["models"][0]
-        assert run(pytester, model="model.npz").ret == 0
+        assert run(pytester, model="model.arrays").ret == 0
         model = result_of(pytester)["models"][0]
-        assert model["path"] == "model.npz"
+        assert model["path"] == "model.arrays"
         for layer in (*model["layers"], *expected["layers"]):
             del layer["index"]  # This loader lists the tensors in another order.
         assert by_name(model["layers"]) == by_name(expected["layers"])
@@ -117,14 +119,14 @@ class TestLoadModel:
     def test_a_baseline_checkpoint_is_opened_too(self, pytester: pytest.Pytester, make_model: MakeModel) -> None:
         make_model()
         pytester.makeconftest(LOADER.format(found="tensors", load="pass"))
-        assert run(pytester, "--ww-baseline=model.npz").ret == 0
+        assert run(pytester, "--ww-baseline=model.arrays").ret == 0
         assert verdicts(pytester, REGRESSION + "spectrum") == ["pass"] * 4
 
     def test_none_leaves_it_to_the_gate(self, pytester: pytest.Pytester) -> None:
         pytester.makeconftest("def pytest_ww_load_model(path): return None")
-        result = run(pytester, model="model.npz")
+        result = run(pytester, model="model.arrays")
         assert result.ret == pytest.ExitCode.USAGE_ERROR
-        result.stderr.fnmatch_lines(["ERROR: *model.npz: no loader for .npz; *"])
+        result.stderr.fnmatch_lines(["ERROR: *model.arrays: no loader for .arrays; *"])
 
     def test_it_comes_before_the_gate(self, pytester: pytest.Pytester, make_model: MakeModel) -> None:
         make_model()
@@ -142,9 +144,9 @@ class TestLoadModel:
     )
     def test_errors_end_the_run_and_name_the_plugin(self, pytester: pytest.Pytester, found: str, message: str) -> None:
         pytester.makeconftest(LOADER.format(found=found, load="pass"))
-        result = run(pytester, model="model.npz")
+        result = run(pytester, model="model.arrays")
         assert result.ret == pytest.ExitCode.USAGE_ERROR
-        result.stderr.fnmatch_lines([f"ERROR: *model.npz: plugin conftest.py: *{message}"])
+        result.stderr.fnmatch_lines([f"ERROR: *model.arrays: plugin conftest.py: *{message}"])
 
     @pytest.mark.parametrize(
         ("load", "message"),
@@ -158,14 +160,14 @@ class TestLoadModel:
         self, pytester: pytest.Pytester, load: str, message: str
     ) -> None:
         pytester.makeconftest(LOADER.format(found="Source(tensors)", load=load))
-        assert run(pytester, model="model.npz").ret == pytest.ExitCode.TESTS_FAILED
+        assert run(pytester, model="model.arrays").ret == pytest.ExitCode.TESTS_FAILED
         assert set(verdicts(pytester, "alpha")) == {"error"}
         assert message in details(pytester, "alpha")
 
     def test_a_missing_file_is_not_asked_for(self, pytester: pytest.Pytester) -> None:
         pytester.makeconftest("def pytest_ww_load_model(path): 1 / 0")
-        result = run(pytester, model="other.npz")
-        result.stderr.fnmatch_lines(["ERROR: *other.npz: no such file or folder"])
+        result = run(pytester, model="other.arrays")
+        result.stderr.fnmatch_lines(["ERROR: *other.arrays: no such file or folder"])
 
 
 class TestMetrics:
@@ -530,7 +532,7 @@ def test_hooks_without_the_plugin(pytester: pytest.Pytester) -> None:
 def test_a_session_without_plugins_has_no_extensions(pytester: pytest.Pytester) -> None:
     extensions = collect_extensions(pytester.parseconfig())
     assert (extensions.measures, dict(extensions.checks), extensions.versions) == ((), {}, {})
-    assert extensions.open_with(Path("model.npz")) == Path("model.npz")
+    assert extensions.open_with(Path("model.arrays")) == Path("model.arrays")
 
 
 @pytest.mark.parametrize("value", [np.float32(2.5), np.int64(2), 2, 2.5])
