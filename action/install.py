@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import TextIO
 
+LOCK = Path(__file__).resolve().with_name("requirements.txt")
+"""Every package that the gate needs, and what builds it, with versions and hashes for all platforms."""
+
 _EXTRAS = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._-]*(?:,[A-Za-z0-9][A-Za-z0-9._-]*)*)?")
 
 
@@ -63,7 +66,8 @@ def requirement(checkout: Path, extras: str) -> str:
 
 def _installed(python: str, environ: Mapping[str, str], stream: TextIO) -> str:
     """Return the interpreter of an environment with the package; a second use in a job finds that of the first."""
-    wanted = requirement(Path(__file__).resolve().parent.parent, environ.get("WW_EXTRAS", ""))
+    checkout = Path(__file__).resolve().parent.parent
+    wanted = requirement(checkout, environ.get("WW_EXTRAS", ""))
     name = hashlib.sha256(f"{python}\n{wanted}".encode()).hexdigest()[:16]
     folder = Path(environ["RUNNER_TEMP"]) / f"ww-gate-venv-{name}"
     inner = str(folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
@@ -73,7 +77,12 @@ def _installed(python: str, environ: Mapping[str, str], stream: TextIO) -> str:
         stream.flush()
         _call([python, "-I", "-m", "venv", "--clear", str(folder)], "the environment could not be made")
         pip = [inner, "-I", "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--quiet"]
-        _call([*pip, wanted], "the gate could not be installed")
+        # By hash, and nothing is built but the gate itself, by what was installed by hash.
+        locked = ["--require-hashes", "--only-binary=:all:", "--requirement", str(LOCK)]
+        _call([*pip, *locked], "what the gate needs could not be installed")
+        _call([*pip, "--no-deps", "--no-build-isolation", str(checkout)], "the gate could not be installed")
+        if wanted != str(checkout):
+            _call([*pip, "--no-build-isolation", wanted], "the extras could not be installed")
         done.touch()
     return inner
 
