@@ -94,7 +94,7 @@ class Repository:
         if found.returncode != 0:
             raise ActionError(f"git ls-files failed: {_complaint(found)}")
         prefix = self.root.relative_to(self.workspace)
-        entries = (entry.partition(b"\t") for entry in found.stdout.split(b"\0") if entry.startswith(b"120000"))
+        entries = (entry.partition(b"\t") for entry in found.stdout.split(b"\0") if entry.startswith(_LINK.encode()))
         links = ((prefix / os.fsdecode(name)).as_posix() for _, _, name in entries)
         return frozenset(step for link in links if is_meant(link) for step in steps_to(self.workspace, link))
 
@@ -180,15 +180,8 @@ def steps_to(workspace: Path, path: str) -> tuple[str, ...]:
             n_links += 1
             if at.is_relative_to(workspace):
                 found.append(at.relative_to(workspace).as_posix())
-            target = at.readlink()
-            at, parts = (
-                (Path(target.anchor), [*target.parts[1:], *parts])
-                if target.is_absolute()
-                else (
-                    at.parent,
-                    [*target.parts, *parts],
-                )
-            )
+            # Joined to a folder, a target from the root begins there again.
+            at, parts = at.parent, [*at.readlink().parts, *parts]
     end = Path(os.path.normpath(at))
     if end.is_relative_to(workspace):
         found.append(end.relative_to(workspace).as_posix())

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from spectral.content_hash import begin_hash
 from spectral.execution import single_threaded_blas
 from spectral.fits import FitFailure, FitFailureReason
 from spectral.forms import compute_formed_spectrum, fitted_evals, form_matrix, form_spectrum
@@ -376,7 +376,7 @@ _ANALYSES: dict[str, Callable[[_Layer, _Found], None]] = {
 
 def content_hash(matrix: WeightMatrix) -> str:
     """Return the SHA-256 over dtype, shape and bytes of a matrix."""
-    digest = _begun_hash(matrix.spec, matrix.values.shape)
+    digest = begin_hash(matrix.spec.dtype, matrix.values.shape)
     digest.update(matrix.values.reshape(-1).view("u1").data)
     return digest.hexdigest()
 
@@ -389,14 +389,10 @@ def _streamed_hash(task: MatrixTask) -> str | None:
     pieces = stream_of(task.source, spec.tensor)
     if pieces is None:
         return None
-    digest = _begun_hash(spec, spec.shape)
+    digest = begin_hash(spec.dtype, spec.shape)
     for piece in pieces:
         digest.update(piece)
     return digest.hexdigest()
-
-
-def _begun_hash(spec: MatrixSpec, shape: tuple[int, ...]) -> hashlib._Hash:
-    return hashlib.sha256(f"{spec.dtype}:{','.join(map(str, shape))}:".encode())
 
 
 def _is_constant(values: NDArray[Any]) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spectral.content_hash import begin_hash
 from spectral.projections import N_PROJECTIONS, project
 
 if TYPE_CHECKING:
@@ -61,8 +61,7 @@ def digest_tensors(source: TensorSource, infos: Iterable[TensorInfo]) -> tuple[T
 
 def _digest(source: TensorSource, info: TensorInfo) -> TensorDigest:
     values = np.ascontiguousarray(source.load(info.name))
-    head = f"{info.dtype}:{','.join(map(str, info.shape))}:"
-    content_hash = hashlib.sha256(head.encode())
+    content_hash = begin_hash(info.dtype, info.shape)
     content_hash.update(values.reshape(-1).view("u1").data)
     rows = values.reshape(values.shape[0], -1) if values.ndim > 1 else values.reshape(1, -1)
     norm: float | None = None

@@ -79,27 +79,28 @@ class SafetensorsFile:
         return tuple(self.infos.values())
 
     def load(self, name: str) -> NDArray[Any]:
-        info = self.infos[name]
-        if info.refusal is not None:
-            raise ModelError(f"{self.path}: tensor {name!r}: {info.refusal}")
+        info = self._require(name)
         return self._read(info, *self.offsets[name]).reshape(info.shape)
 
     def load_span(self, name: str, begin: int, end: int) -> NDArray[Any]:
-        info = self.infos[name]
-        if info.refusal is not None:
-            raise ModelError(f"{self.path}: tensor {name!r}: {info.refusal}")
+        info = self._require(name)
         n_bytes = numpy_dtype(info.dtype).itemsize
         first_byte = self.offsets[name][0]
         return self._read(info, first_byte + begin * n_bytes, first_byte + end * n_bytes)
 
     def stream(self, name: str) -> Iterator[memoryview]:
-        info = self.infos[name]
-        if info.refusal is not None:
-            raise ModelError(f"{self.path}: tensor {name!r}: {info.refusal}")
+        self._require(name)
         return stream_range(self.path, name, *self.offsets[name])
 
     def load_all(self) -> dict[str, NDArray[Any]]:
         return {name: self._read(info, *self.offsets[name]).reshape(info.shape) for name, info in self.infos.items()}
+
+    def _require(self, name: str) -> TensorInfo:
+        """Return the header of a tensor that can be analysed."""
+        info = self.infos[name]
+        if info.refusal is not None:
+            raise ModelError(f"{self.path}: tensor {name!r}: {info.refusal}")
+        return info
 
     def _read(self, info: TensorInfo, begin: int, end: int) -> NDArray[Any]:
         import numpy as np

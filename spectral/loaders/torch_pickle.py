@@ -203,10 +203,9 @@ class TorchVocabulary:
 
 
 def _is_storage(name: Name) -> bool:
-    module = name.module.removeprefix("torch.cuda") or "torch"
     if name.name in ("UntypedStorage", "TypedStorage"):
         return name.module in ("torch", "torch.storage")
-    return module == "torch" and name.name in _STORAGES
+    return name.module in ("torch", "torch.cuda") and name.name in _STORAGES
 
 
 def _dtype_of(name: Name) -> str | None:
