@@ -175,3 +175,18 @@ def test_foreign_text_calls_nobody(text: str) -> None:
     shown = html.unescape(neutralise(text))
     assert not re.search(r"@[a-z]|#[0-9]|GH-[0-9]", shown)
     assert neutralise("&#95;a ## b &#60;") == "&#95;a ## b &#60;"
+
+
+@pytest.mark.parametrize("answer", [None, 3, {"message": "no"}, [None], ["x"]], ids=repr)
+@pytest.mark.parametrize("end", ["/comments", "/user"])
+def test_an_answer_of_another_kind_costs_the_comment_alone(
+    harness: Harness, rest: Rest, end: str, answer: object
+) -> None:
+    run_on(harness, rest, "pass", comment="always")
+    rest.odd_answers = {end: answer}
+    outcome = run_on(harness, rest, "pass", comment="always")
+    assert not outcome.is_failed
+    assert "Traceback" not in outcome.log
+    if end == "/comments":
+        (warning,) = outcome.of("warning")
+        assert "something else than comments" in warning.message

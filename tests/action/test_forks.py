@@ -89,3 +89,15 @@ def test_an_artifact_without_a_comment_is_no_trouble(harness: Harness, rest: Res
 
 def test_a_comment_that_is_not_wanted_is_not_made(harness: Harness, rest: Rest) -> None:
     assert "comment: not needed" in follow(harness, rest, OURS.replace("create:yes", "create:no")).log
+
+
+def test_a_comment_file_that_is_a_link_is_not_followed(harness: Harness, rest: Rest) -> None:
+    secret = harness.temp / "secret"
+    secret.write_text("the secret", encoding="utf-8")
+    artifact = harness.temp / "artifact" / "comment.md"
+    artifact.parent.mkdir()
+    artifact.symlink_to(secret)
+    harness.event_name, harness.event, harness.api_url = "workflow_run", {"workflow_run": {"head_sha": HEAD}}, rest.url
+    outcome = harness.run(FILE, comment_file=str(artifact))
+    assert "is a link, which is not followed" in outcome.log
+    assert rest.comments == []

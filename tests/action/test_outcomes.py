@@ -217,3 +217,12 @@ def test_a_pull_request_without_a_work_tree_is_told_so(harness: Harness) -> None
 def test_the_result_file_is_the_plugins_own(harness: Harness) -> None:
     outcome = run_with(harness, fake_result("pass"))
     assert json.loads(Path(outcome.outputs["report-json"]).read_text(encoding="utf-8"))["format"] == 1
+
+
+def test_a_folder_where_a_report_should_go_is_an_error_with_a_summary(harness: Harness) -> None:
+    (harness.workspace / "report.json").mkdir()
+    outcome = run_with(harness, fake_result("pass"), report_json="report.json")
+    assert outcome.is_failed
+    assert outcome.outputs["outcome"] == "error"
+    assert "report.json: Is a directory" in outcome.of("error")[0].message
+    assert "Is a directory" in outcome.summary
