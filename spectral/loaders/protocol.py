@@ -36,6 +36,34 @@ class LayerType(str, Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Quantization:
+    """How a tensor is stored that is read dequantised: the values are those that the model computes with.
+
+    Parameters
+    ----------
+    scheme : str
+        The format in its own words, for messages: ``gguf Q4_K``, ``onnx int8``, ``gptq``, ``bitsandbytes nf4``.
+    bits : float
+        Bits of the code of one value, scales and zero points not counted.
+    code : str
+        The levels that codes stand for: ``int`` (equal steps), ``nf4``, ``fp4``, the name of a small float
+        (``float8_e4m3fn``, ``float4_e2m1fn``), or ``lattice`` where several values share one code.
+    block : tuple of int, optional
+        Shape of the values that share one scale, in the axes of the tensor as it is read: ``(1, 32)`` groups of 32
+        along a row, ``(1, n)`` one scale for each row, the shape of the tensor one scale in all. None where the
+        levels are not scales times a code.
+    is_symmetric : bool
+        Whether zero is always a level (no zero points or minima).
+    """
+
+    scheme: str
+    bits: float
+    code: str
+    block: tuple[int, ...] | None = None
+    is_symmetric: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TensorInfo:
     """One tensor as its header describes it; its values are not read.
 
@@ -60,6 +88,8 @@ class TensorInfo:
         Another tensor that has these values already: the one it is tied to or a part of, or the product that it is a
         factor of. Such a tensor is no parameter of its own, and has a refusal, unless the other one is a vector that
         matrices are cut from.
+    quantization : Quantization, optional
+        How the values are stored, where ``dtype`` is not the stored type but what they are dequantised to.
     """
 
     name: str
@@ -70,6 +100,7 @@ class TensorInfo:
     max_rank: int | None = None
     parts: tuple[Part, ...] | None = None
     counted_in: str | None = None
+    quantization: Quantization | None = None
 
     @property
     def n_values(self) -> int:
