@@ -25,6 +25,12 @@ FLOAT_DTYPES = frozenset(
 INDEX_DTYPES = frozenset({"bool", "int64", "uint64"})
 """Types that hold masks and positions, never weights: they do not count as parameters."""
 
+PLAIN_DTYPES = FLOAT_DTYPES | INDEX_DTYPES | {"int8", "uint8", "int16", "uint16", "int32", "uint32"}
+"""Types of single numbers."""
+
+CODED = "quantised or packed values are not decoded ({dtype})"
+"""Why a tensor of codes has no spectrum where nothing tells what they stand for."""
+
 _NUMPY_NAMES = frozenset({"float64", "float32", "float16"})
 
 
@@ -57,4 +63,4 @@ def why_not_float(dtype: str) -> str | None:
         return f"holds positions or a mask, not weights ({dtype})"
     if dtype.startswith("complex"):
         return f"complex values are not analysed ({dtype})"
-    return f"quantised or packed values are not decoded ({dtype})"
+    return CODED.format(dtype=dtype)

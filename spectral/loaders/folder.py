@@ -15,11 +15,11 @@ from spectral.errors import (
     UnsupportedModelError,
 )
 from spectral.loaders.naming import natural_order, unique_keys
-from spectral.loaders.protocol import CheckpointSource
-from spectral.loaders.spans import stream_of
+from spectral.loaders.protocol import CheckpointSource, StoredSource
+from spectral.loaders.spans import read_span, stream_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -41,6 +41,8 @@ class ShardedFolder:
     infos: dict[str, TensorInfo] = field(repr=False)
     shards: dict[str, TensorSource] = field(repr=False)
     """Tensor name -> the shard that holds it."""
+    metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """What the headers of the shards say beside the tensors."""
 
     @property
     def label(self) -> str:
@@ -51,6 +53,15 @@ class ShardedFolder:
 
     def load(self, name: str) -> NDArray[Any]:
         return self.shards[name].load(name)
+
+    def load_span(self, name: str, begin: int, end: int) -> NDArray[Any]:
+        return read_span(self.shards[name], name, begin, end)
+
+    def load_stored(self, name: str, begin: int, end: int) -> NDArray[Any]:
+        shard = self.shards[name]
+        if not isinstance(shard, StoredSource):
+            raise ModelError(f"{shard.label}: tensor {name!r}: {self.infos[name].refusal}")
+        return shard.load_stored(name, begin, end)
 
     def stream(self, name: str) -> Iterator[memoryview] | None:
         return stream_of(self.shards[name], name)
@@ -188,4 +199,7 @@ def _join(path: Path, opened: dict[str, TensorSource]) -> ShardedFolder:
             infos[info.name] = info
             holders[info.name] = source
     ordered = sorted(infos, key=natural_order)
-    return ShardedFolder(path=path, infos={name: infos[name] for name in ordered}, shards=holders)
+    metadata: dict[str, str] = {}
+    for source in opened.values():
+        metadata |= getattr(source, "metadata", {})
+    return ShardedFolder(path=path, infos={name: infos[name] for name in ordered}, shards=holders, metadata=metadata)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from spectral.errors import ModelError, UnsupportedModelError
-from spectral.loaders.dtypes import why_not_float
+from spectral.loaders.dtypes import PLAIN_DTYPES, why_not_float
 from spectral.loaders.protocol import TensorInfo, as_little_endian
 from spectral.loaders.ties import mark_ties
 from spectral.loaders.torch_tensor import describe_torch_tensor, is_torch_tensor, torch_to_numpy
@@ -55,6 +55,16 @@ class MemorySource:
 
     def load_span(self, name: str, begin: int, end: int) -> NDArray[Any]:
         return self._load(name, (begin, end))
+
+    def load_stored(self, name: str, begin: int, end: int) -> NDArray[Any]:
+        import numpy as np
+
+        value = self.values[name]
+        if is_torch_tensor(value):
+            return torch_to_numpy(self.label, name, value, (begin, end), as_stored=True)
+        if not isinstance(value, np.ndarray) or value.dtype.name not in PLAIN_DTYPES:
+            raise ModelError(f"{self.label}: tensor {name!r}: {self.infos[name].refusal}")
+        return as_little_endian(value.reshape(-1)[begin:end])
 
     def _load(self, name: str, span: tuple[int, int] | None) -> NDArray[Any]:
         value = self.values[name]

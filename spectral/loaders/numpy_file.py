@@ -104,9 +104,24 @@ class NumpyFile:
         return tuple(self.infos.values())
 
     def load(self, name: str) -> NDArray[Any]:
+        return self._whole(name, self._require(name))
+
+    def load_span(self, name: str, begin: int, end: int) -> NDArray[Any]:
+        return self._span(name, self._require(name), begin, end)
+
+    def load_stored(self, name: str, begin: int, end: int) -> NDArray[Any]:
+        array = self.arrays[name]
+        if array.dtype.hasobject or array.dtype.kind not in "fiub":
+            raise ModelError(f"{self.path}: tensor {name!r}: {self.infos[name].refusal}")
+        return self._span(name, array, begin, end)
+
+    def stream(self, name: str) -> Iterator[memoryview] | None:
+        array = self._require(name)
+        return stream_range(self.path, name, array.begin, array.end) if array.is_plain else None
+
+    def _whole(self, name: str, array: StoredArray) -> NDArray[Any]:
         import numpy as np
 
-        array = self._require(name)
         data = read_range(self.path, name, array.begin, array.end)
         if array.skipped >= 0:
             data = self._unpack(name, bytes(data), array)
@@ -114,19 +129,14 @@ class NumpyFile:
         order = values.reshape(array.shape[::-1]).T if array.is_fortran else values.reshape(array.shape)
         return as_little_endian(order)
 
-    def load_span(self, name: str, begin: int, end: int) -> NDArray[Any]:
+    def _span(self, name: str, array: StoredArray, begin: int, end: int) -> NDArray[Any]:
         import numpy as np
 
-        array = self._require(name)
         if not array.is_plain:
-            return self.load(name).reshape(-1)[begin:end]
+            return self._whole(name, array).reshape(-1)[begin:end]
         size = array.dtype.itemsize
         data = read_range(self.path, name, array.begin + begin * size, array.begin + end * size)
         return np.frombuffer(data, dtype=array.dtype)
-
-    def stream(self, name: str) -> Iterator[memoryview] | None:
-        array = self._require(name)
-        return stream_range(self.path, name, array.begin, array.end) if array.is_plain else None
 
     def _require(self, name: str) -> StoredArray:
         refusal = self.infos[name].refusal

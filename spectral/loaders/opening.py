@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from spectral.loaders.memory import open_mapping
 from spectral.loaders.model_config import with_config
 from spectral.loaders.numpy_file import open_npy, open_npz
 from spectral.loaders.protocol import TensorSource
+from spectral.loaders.quantized import Settings, dequantize, read_settings
 from spectral.loaders.safetensors import open_safetensors
 from spectral.loaders.torch_file import open_torch_file
 from spectral.loaders.torch_module import is_torch_module, open_module
@@ -64,7 +66,7 @@ def open_model(model: object) -> TensorSource:
     if is_torch_module(model):
         return multiply_out(open_module(model))
     if isinstance(model, Mapping):
-        return multiply_out(open_mapping(model, label=type(model).__name__))
+        return multiply_out(dequantize(open_mapping(model, label=type(model).__name__), Settings))
     if isinstance(model, TensorSource):
         return model
     raise UnsupportedModelError(
@@ -81,8 +83,8 @@ def _open_path(path: Path) -> TensorSource:
     except (OSError, ValueError) as error:
         raise ModelError(f"{str(path)[:200]!r}: cannot be read: {error}") from error
     if stat.S_ISDIR(mode):
-        return with_config(open_folder(path, _open_file), path)
-    return _open_file(path)
+        return with_config(dequantize(open_folder(path, _open_file), partial(read_settings, path)), path)
+    return dequantize(_open_file(path), partial(read_settings, path.parent))
 
 
 def _open_file(path: Path) -> TensorSource:

@@ -136,6 +136,24 @@ class SpanSource(Protocol):
 
 
 @runtime_checkable
+class StoredSource(Protocol):
+    """A source of files that gives what is stored, also what is no weight as it stands: codes, scales, indices."""
+
+    @property
+    def label(self) -> str:
+        """As that of :class:`TensorSource`."""
+
+    def tensors(self) -> tuple[TensorInfo, ...]:
+        """As that of :class:`TensorSource`."""
+
+    def load(self, name: str) -> NDArray[Any]:
+        """As that of :class:`TensorSource`."""
+
+    def load_stored(self, name: str, begin: int, end: int) -> NDArray[Any]:
+        """Return the values from one flat C-order position to another in their stored type, one-dimensional."""
+
+
+@runtime_checkable
 class StreamSource(Protocol):
     """A source that can pass over a tensor without bringing all of it into memory."""
 

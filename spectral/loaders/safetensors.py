@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from spectral.errors import CorruptCheckpointError, ModelError, ModelNotFoundError
@@ -20,7 +20,7 @@ from spectral.loaders.naming import natural_order, unique_keys
 from spectral.loaders.protocol import TensorInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -70,6 +70,8 @@ class SafetensorsFile:
     path: Path
     infos: dict[str, TensorInfo] = field(repr=False)
     offsets: dict[str, tuple[int, int]] = field(repr=False)
+    metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """What the header says beside the tensors, as text."""
 
     @property
     def label(self) -> str:
@@ -87,6 +89,14 @@ class SafetensorsFile:
         n_bytes = numpy_dtype(info.dtype).itemsize
         first_byte = self.offsets[name][0]
         return self._read(info, first_byte + begin * n_bytes, first_byte + end * n_bytes)
+
+    def load_stored(self, name: str, begin: int, end: int) -> NDArray[Any]:
+        info, (first_byte, last_byte) = self.infos[name], self.offsets[name]
+        dtype = stored_dtype(info.dtype)
+        if dtype is None:
+            # Two to a byte, which is as numpy has them.
+            return self._read(replace(info, dtype="uint8"), first_byte, last_byte)
+        return self._read(info, first_byte + begin * dtype.itemsize, first_byte + end * dtype.itemsize)
 
     def stream(self, name: str) -> Iterator[memoryview]:
         self._require(name)
@@ -151,7 +161,17 @@ def open_safetensors(path: Path) -> SafetensorsFile:
         offsets[name] = (first_byte + begin, first_byte + end)
     _check_layout(path, offsets, first_byte, n_file)
     infos.sort(key=lambda info: natural_order(info.name))
-    return SafetensorsFile(path=path, infos={info.name: info for info in infos}, offsets=offsets)
+    return SafetensorsFile(
+        path=path,
+        infos={info.name: info for info in infos},
+        offsets=offsets,
+        metadata=_metadata(entries.get("__metadata__")),
+    )
+
+
+def _metadata(said: Any) -> dict[str, str]:
+    """Return the texts among what a header says beside its tensors."""
+    return {key: text for key, text in said.items() if isinstance(text, str)} if isinstance(said, dict) else {}
 
 
 def _read_header(path: Path, prefix: bytes, n_file: int, read: Any) -> tuple[int, dict[str, Any]]:

@@ -18,17 +18,18 @@ from spectral.errors import (
     UnsupportedModelError,
 )
 from spectral.loaders.byte_ranges import read_range, stream_range
-from spectral.loaders.dtypes import numpy_dtype
+from spectral.loaders.dtypes import PLAIN_DTYPES, numpy_dtype, stored_dtype
 from spectral.loaders.pickle_machine import ForbiddenPickleError, MalformedPickleError, read_pickle
 from spectral.loaders.stored_zip import MAGIC, BadArchiveError, Entry, find_ranges, read_directory
 from spectral.loaders.ties import mark_ties
 from spectral.loaders.torch_legacy import unsafe, why_no_archive
-from spectral.loaders.torch_pickle import StoredTensor, TorchVocabulary
+from spectral.loaders.torch_pickle import StoredTensor, TorchVocabulary, Wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    import numpy as np
     import torch
     from numpy.typing import NDArray
 
@@ -59,6 +60,8 @@ class TorchFile:
     ranges: Mapping[str, tuple[int, int]] = field(repr=False)
     """Key of a storage -> where it lies in the file."""
     is_big_endian: bool = False
+    metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """What the file says of tensors that are made of several."""
 
     @property
     def label(self) -> str:
@@ -68,11 +71,23 @@ class TorchFile:
         return tuple(self.infos.values())
 
     def load(self, name: str) -> NDArray[Any]:
+        tensor, begin = self._located(name)
+        return self._whole(name, tensor, begin, numpy_dtype(tensor.dtype))
+
+    def load_stored(self, name: str, begin: int, end: int) -> NDArray[Any]:
+        tensor = self.values.get(name)
+        dtype = None if tensor is None else _plain_dtype(tensor)
+        if tensor is None or tensor.storage is None or dtype is None:
+            raise ModelError(f"{self.path}: tensor {name!r}: {self.infos[name].refusal}")
+        if not tensor.is_contiguous:
+            first = self.ranges[tensor.storage.key][0] + tensor.offset
+            return self._whole(name, tensor, first, dtype).reshape(-1)[begin:end]
+        return self._span(name, tensor, begin, end, dtype)
+
+    def _whole(self, name: str, tensor: StoredTensor, begin: int, dtype: np.dtype[Any]) -> NDArray[Any]:
         import numpy as np
         from numpy.lib.stride_tricks import as_strided
 
-        tensor, begin = self._located(name)
-        dtype = numpy_dtype(tensor.dtype)
         data = read_range(self.path, name, begin, begin + tensor.reach)
         values = self._decode(tensor, np.frombuffer(data, dtype=dtype))
         if not tensor.is_contiguous:
@@ -81,14 +96,18 @@ class TorchFile:
         return values.reshape(tensor.shape)
 
     def load_span(self, name: str, begin: int, end: int) -> NDArray[Any]:
-        import numpy as np
-
-        tensor, first = self._located(name)
+        tensor, _ = self._located(name)
         if not tensor.is_contiguous:
             return self.load(name).reshape(-1)[begin:end]
-        n_bytes = tensor.itemsize
+        return self._span(name, tensor, begin, end, numpy_dtype(tensor.dtype))
+
+    def _span(self, name: str, tensor: StoredTensor, begin: int, end: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+        import numpy as np
+
+        assert tensor.storage is not None, "whoever asks has seen to it"
+        first, n_bytes = self.ranges[tensor.storage.key][0] + tensor.offset, tensor.itemsize
         data = read_range(self.path, name, first + begin * n_bytes, first + end * n_bytes)
-        return self._decode(tensor, np.frombuffer(data, dtype=numpy_dtype(tensor.dtype)))
+        return self._decode(tensor, np.frombuffer(data, dtype=dtype))
 
     def stream(self, name: str) -> Iterator[memoryview] | None:
         tensor, begin = self._located(name)
@@ -131,6 +150,13 @@ class TorchFile:
         if self.is_big_endian:
             values = values.byteswap()
         return -values if tensor.is_negative else values
+
+
+def _plain_dtype(tensor: StoredTensor) -> np.dtype[Any] | None:
+    """Return the type of numbers as numpy has them, also of those that are no weights as they stand, or None."""
+    if tensor.dtype not in PLAIN_DTYPES or tensor.refusal is not None:
+        return None
+    return stored_dtype(tensor.dtype)
 
 
 def open_torch_file(path: Path) -> TorchFile:
@@ -191,7 +217,8 @@ def _open_archive(path: Path) -> TorchFile:
     order = ranges.get(f"{prefix}byteorder")
     is_big_endian = order is not None and bytes(read_range(path, "byteorder", *order)[:8]).strip() == b"big"
     tensors: dict[str, StoredTensor] = {}
-    for name, tensor in _flatten(content if is_script else _weights_of(path, content)):
+    metadata: dict[str, str] = {}
+    for name, tensor in _flatten(content if is_script else _weights_of(path, content), metadata):
         if name in tensors:
             raise CorruptCheckpointError(f"{path}: two tensors would be named {name[:200]!r}")
         tensors[name] = tensor
@@ -200,7 +227,9 @@ def _open_archive(path: Path) -> TorchFile:
     infos = mark_ties({name: tensor.describe(name) for name, tensor in tensors.items()}, tensors)
     if not is_script:
         infos.update({info.name: info for info in _outside(content, tensors)})
-    return TorchFile(path=path, infos=infos, values=tensors, ranges=keys, is_big_endian=is_big_endian)
+    return TorchFile(
+        path=path, infos=infos, values=tensors, ranges=keys, is_big_endian=is_big_endian, metadata=metadata
+    )
 
 
 def _prefix_of(entries: Mapping[str, Entry]) -> str:
@@ -258,10 +287,11 @@ def _holds_tensors(content: Mapping[Any, Any]) -> bool:
     return any(True for _ in _flatten(content))
 
 
-def _flatten(content: Mapping[Any, Any]) -> Iterator[tuple[str, StoredTensor]]:
+def _flatten(content: Mapping[Any, Any], wrapped: dict[str, str] | None = None) -> Iterator[tuple[str, StoredTensor]]:
     """Yield every tensor of nested mappings and lists under its dotted name.
 
-    Each of them is entered once: a file can hold one that contains itself, or is contained a billion times.
+    Each of them is entered once: a file can hold one that contains itself, or is contained a billion times. What is
+    made of several is described in ``wrapped`` under its own name, as torchao does in safetensors files.
     """
     seen = {id(content)}
     pending: list[tuple[str, int, Any]] = [("", 0, content)]
@@ -269,6 +299,11 @@ def _flatten(content: Mapping[Any, Any]) -> Iterator[tuple[str, StoredTensor]]:
         name, depth, value = pending.pop()
         if isinstance(value, StoredTensor):
             yield name, value
+        elif isinstance(value, Wrapped):
+            module, dot, leaf = name.rpartition(".")
+            if wrapped is not None:
+                wrapped[name] = value.description
+            yield from ((f"{module}{dot}_{leaf}_{part}", tensor) for part, tensor in value.parts.items())
         elif (
             isinstance(value, (Mapping, list, tuple))
             and depth <= _MAX_NESTING

@@ -6,12 +6,13 @@ of them is looked up. A tensor is a storage (an entry of the archive), an offset
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from spectral.loaders.dtypes import why_not_float
+from spectral.loaders.dtypes import CODED, why_not_float
 from spectral.loaders.pickle_machine import ForbiddenPickleError, MalformedPickleError, Name, Opaque, checked_key
 from spectral.loaders.protocol import TensorInfo
 
@@ -55,8 +56,6 @@ _STORAGES = {
 
 _SCRIPT = "__torch__"
 _SCRIPT_CLASS = re.compile(rf"{_SCRIPT}(\.|$)")
-
-QUANTISED = "quantised or packed values are not decoded ({dtype})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +140,31 @@ class StoredTensor:
             # A few bytes of a file can claim terabytes this way.
             refusal = "an expanded view: it repeats values that are stored once"
         return TensorInfo(name=name, shape=self.shape, dtype=self.dtype, refusal=refusal)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wrapped:
+    """A tensor of torchao, which is made of others.
+
+    Attributes
+    ----------
+    kind : str
+        Its class.
+    parts : dict of str to StoredTensor
+        Codes, scales, zero points.
+    target_dtype : str, optional
+        The type of codes that are kept in a wider one.
+    """
+
+    kind: str
+    parts: dict[str, StoredTensor]
+    target_dtype: str | None = None
+
+    @property
+    def description(self) -> str:
+        """What torchao writes of it into the header of a safetensors file, as far as it is needed."""
+        target = {"_type": "torch.dtype", "_data": self.target_dtype}
+        return json.dumps({"_type": self.kind, "_data": {"target_dtype": target} if self.target_dtype else {}})
 
 
 class TorchVocabulary:
@@ -278,7 +302,7 @@ def _rebuild_quantised(
     storage: Any, offset: Any, shape: Any, strides: Any, _quantizer: Any, _gradient: Any, _hooks: Any
 ) -> StoredTensor:
     tensor = _tensor(storage, offset, shape, strides)
-    return _without_values(tensor.dtype, shape, QUANTISED.format(dtype=tensor.dtype))
+    return _without_values(tensor.dtype, shape, CODED.format(dtype=tensor.dtype))
 
 
 def _rebuild_sparse(layout: Any, data: Any) -> StoredTensor:
@@ -303,15 +327,32 @@ def _without_values(dtype: str, shape: Any, refusal: str) -> StoredTensor:
     return StoredTensor(dtype=dtype, shape=lengths, strides=(0,) * len(lengths), refusal=refusal)
 
 
-def _rebuild_from_type(function: Any, kind: Any, arguments: Any, _state: Any) -> StoredTensor:
+def _rebuild_from_type(function: Any, kind: Any, arguments: Any, state: Any) -> StoredTensor | Wrapped:
     """Return the tensor of a subclass that is one of torch's own, and adds nothing to the values."""
     call = _KNOWN.get((function.module, function.name)) if type(function) is Name else None
+    if call is _rebuild_wrapper and type(kind) is Name and (kind.module, kind.name) in _WRAPPERS:
+        return _wrapped(kind.name, state)
     if call is None or type(kind) is not Name or (kind.module, kind.name) not in _TENSOR_CLASSES:
         raise ForbiddenPickleError("a tensor of a class of its own")
     tensor = call(*arguments) if type(arguments) is tuple else None
     if type(tensor) is not StoredTensor:
         raise MalformedPickleError("a tensor that is none")
     return tensor
+
+
+def _rebuild_wrapper(*_: Any) -> Any:
+    raise ForbiddenPickleError("a tensor of a class of its own")
+
+
+def _wrapped(kind: str, state: Any) -> Wrapped:
+    """Return the tensors that one of torchao's is made of."""
+    # A state of an object with slots is a pair.
+    attributes = state[0] if type(state) is tuple and state else state
+    if type(attributes) is not dict:
+        raise MalformedPickleError("a tensor without parts")
+    target = attributes.get("target_dtype")
+    parts = {key: part for key, part in attributes.items() if type(key) is str and type(part) is StoredTensor}
+    return Wrapped(kind=kind, parts=parts, target_dtype=_dtype_of(target) if type(target) is Name else None)
 
 
 def _dictionary(pairs: Any = ()) -> dict[Any, Any]:
@@ -361,6 +402,18 @@ _TENSOR_CLASSES: dict[tuple[str, str], Callable[..., Any]] = {
     ("torch.nn.parameter", "Buffer"): _class,
 }
 
+_WRAPPERS = frozenset(
+    ("torchao.quantization", name) for name in ("Int8Tensor", "IntxUnpackedToInt8Tensor", "Float8Tensor", "Int4Tensor")
+)
+"""Tensors of torchao that say with plain tensors what they are."""
+
+_TORCHAO_OPTIONS = (
+    ("torchao.quantization.quantize_.common.kernel_preference", "KernelPreference"),
+    ("torchao.quantization.quant_primitives", "MappingType"),
+    ("torchao.float8.inference", "Float8MMConfig"),
+)
+"""Options of theirs, which say nothing of the values."""
+
 _KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
     **_TENSOR_CLASSES,
     ("collections", "OrderedDict"): _dictionary,
@@ -392,6 +445,9 @@ _KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
     ("torch._utils", "_rebuild_sparse_tensor"): _rebuild_sparse,
     ("torch._utils", "_rebuild_meta_tensor_no_storage"): _rebuild_without_storage,
     ("torch._tensor", "_rebuild_from_type_v2"): _rebuild_from_type,
+    ("torch._utils", "_rebuild_wrapper_subclass"): _rebuild_wrapper,
+    **dict.fromkeys(_WRAPPERS, _class),
+    **{name: _opaque(name[1]) for name in _TORCHAO_OPTIONS},
     ("torch.jit._pickle", "build_intlist"): _script_list,
     ("torch.jit._pickle", "build_doublelist"): _script_list,
     ("torch.jit._pickle", "build_boollist"): _script_list,

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from spectral.errors import ModelError, UnsupportedModelError
-from spectral.loaders.dtypes import numpy_dtype, why_not_float
+from spectral.loaders.dtypes import CODED, PLAIN_DTYPES, numpy_dtype, why_not_float
 from spectral.loaders.protocol import LayerType, TensorInfo
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def describe_torch_tensor(name: str, tensor: torch.Tensor, role: LayerType | Non
     dtype = str(tensor.dtype).removeprefix("torch.")
     refusal = why_not_float(dtype)
     if tensor.is_quantized:
-        refusal = f"quantised or packed values are not decoded ({dtype})"
+        refusal = CODED.format(dtype=dtype)
     elif str(tensor.layout) != "torch.strided":
         refusal = f"sparse storage is not read ({tensor.layout})"
     elif tensor.is_meta:
@@ -44,22 +44,34 @@ def describe_torch_tensor(name: str, tensor: torch.Tensor, role: LayerType | Non
     return TensorInfo(name=name, shape=tuple(tensor.shape), dtype=dtype, role=role, refusal=refusal)
 
 
-def torch_to_numpy(label: str, name: str, tensor: torch.Tensor, span: tuple[int, int] | None = None) -> NDArray[Any]:
+def torch_to_numpy(
+    label: str, name: str, tensor: torch.Tensor, span: tuple[int, int] | None = None, *, as_stored: bool = False
+) -> NDArray[Any]:
     """Return the values of a torch tensor as a C-ordered array of the same dtype.
 
-    With ``span`` only the values from one flat position to another, one-dimensional.
+    With ``span`` only the values from one flat position to another, one-dimensional; with ``as_stored`` also of types
+    whose values are no weights as they stand.
 
     Types that numpy lacks (bfloat16, float8) cross as integers of the same width and are viewed as the
     ml_dtypes type, so no value changes.
     """
     info = describe_torch_tensor(name, tensor)
-    if info.refusal is not None:
+    is_plain = (
+        as_stored
+        and info.refusal is not None
+        and info.dtype in PLAIN_DTYPES
+        and info.refusal == why_not_float(info.dtype)
+    )
+    if info.refusal is not None and not is_plain:
         raise ModelError(f"{label}: tensor {name!r}: {info.refusal}")
     if span is not None:
         tensor = tensor.reshape(-1)[span[0] : span[1]]
     plain = tensor.detach().cpu().resolve_neg().contiguous()
-    dtype = numpy_dtype(info.dtype)
     values: NDArray[Any]
+    if is_plain:
+        values = plain.numpy()
+        return values
+    dtype = numpy_dtype(info.dtype)
     if info.dtype in ("float64", "float32", "float16"):
         values = plain.numpy()
     else:
