@@ -19,7 +19,7 @@ from pytest_weightwatcher.baseline_source import (
     open_baseline,
     read_accepted,
 )
-from pytest_weightwatcher.checks import CORRELATION_TRAPS, DRIFT, NEEDS_BOTH_CHECKPOINTS, NOISE, TURN
+from pytest_weightwatcher.checks import CORRELATION_TRAPS, DRIFT, NEEDS_BOTH_CHECKPOINTS, NOISE, OF_ROUNDING, TURN
 from pytest_weightwatcher.comparison import DRIFT_EVALS
 from pytest_weightwatcher.errors import BaselineError
 from pytest_weightwatcher.files import is_inside
@@ -422,13 +422,19 @@ def _paired_rules(
     shapes = {spec.name: spec.shape for spec in description.matrices}
     possible = {*baseline.shapes, *unpaired_layers(shapes, baseline.shapes).new}
     out_of_reach = () if baseline.tasks else NEEDS_BOTH_CHECKPOINTS
+    coded = {info.name for info in description.source.tensors() if info.quantization is not None}
     return {
         spec.name: tuple(
             rule
             for rule in regression_rules(config, profile, spec.name)
             # By default nobody is told in every layer what a file, or a layer of its size, cannot say.
             if rule.line is not None
-            or rule.quantity not in (*out_of_reach, TURN if spec.n_evals >= DRIFT_EVALS else DRIFT)
+            or rule.quantity
+            not in (
+                *out_of_reach,
+                TURN if spec.n_evals >= DRIFT_EVALS else DRIFT,
+                *(() if spec.tensor in coded else OF_ROUNDING),
+            )
         )
         for spec in description.matrices
         if spec.name in possible

@@ -230,7 +230,11 @@ class _Plan:
                     break
 
     def _turn(self) -> None:
-        """Rename what has a partner; turn over what only fits so, and square matrices as most others are."""
+        """Rename what has a partner; turn over what only fits so, and square matrices as most others are.
+
+        A matrix of the original's own name that lies otherwise than most others is no convention but a mistake, and
+        stays as it is.
+        """
         shapes = self.original.shapes
         votes: Counter[bool] = Counter()
         for name, partner in self.partners.items():
@@ -240,6 +244,8 @@ class _Plan:
         for name, partner in self.partners.items():
             info = self.infos[name]
             is_turned = info.shape != shapes[partner]
+            if is_turned and name not in self.hints and votes[True] <= votes[False]:
+                continue
             if len(info.shape) == 2 and info.shape[0] == info.shape[1] and votes[True] > votes[False]:
                 is_turned = info.role is not LayerType.EMBEDDING
             # Of equal names the model's own stays: it may lack ".weight".

@@ -158,6 +158,13 @@ def test_matrices_that_fit_only_turned_are_turned_and_square_ones_with_them() ->
     check_same(source, original)
 
 
+def test_one_matrix_that_lies_otherwise_than_all_others_is_a_mistake() -> None:
+    original = {f"fc{i}.weight": matrix(40, 16, i) for i in range(3)}
+    ours = {**original, "fc1.weight": original["fc1.weight"].T}
+    source = open_mapping(ours, "m")
+    assert align(source, shapes_of(open_mapping(original, "o"))) is source
+
+
 def test_square_matrices_stay_where_the_others_do() -> None:
     original = {"fc1.weight": matrix(40, 16, 0), "out.weight": matrix(16, 16, 2)}
     ours = {"x": original["fc1.weight"], "y": original["out.weight"]}
