@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,8 @@ from spectral.errors import (
     UnsafeCheckpointError,
     UnsupportedModelError,
 )
-from spectral.loaders.naming import natural_order, unique_keys
+from spectral.loaders.json_text import parse_json
+from spectral.loaders.naming import natural_order
 from spectral.loaders.protocol import CheckpointSource, StoredSource
 from spectral.loaders.spans import read_span, stream_of
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 MAX_INDEX_BYTES = 100_000_000
 """Far above any real index (a few MB for the largest models); a guard against a file made to fill memory."""
+
+MAX_SHARDS = 10_000
+"""The largest checkpoints have some hundreds."""
 
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -148,9 +151,7 @@ def _read_weight_map(index: Path) -> dict[str, str]:
     if len(text) > MAX_INDEX_BYTES:
         raise CorruptCheckpointError(f"{index}: larger than {MAX_INDEX_BYTES} bytes, which no index is")
     try:
-        payload = json.loads(text.decode("utf-8"), object_pairs_hook=unique_keys)
-    except RecursionError as error:
-        raise CorruptCheckpointError(f"{index}: nested too deeply") from error
+        payload = parse_json(text)
     except ValueError as error:
         raise CorruptCheckpointError(f"{index}: not valid JSON ({error})") from error
     weight_map = payload.get("weight_map") if isinstance(payload, dict) else None
@@ -159,6 +160,8 @@ def _read_weight_map(index: Path) -> dict[str, str]:
     for name, shard in weight_map.items():
         if not isinstance(shard, str):
             raise CorruptCheckpointError(f"{index}: weight_map[{name[:200]!r}] is not a file name")
+    if len(set(weight_map.values())) > MAX_SHARDS:
+        raise CorruptCheckpointError(f"{index}: names more than {MAX_SHARDS} shards, which no checkpoint has")
     return weight_map
 
 
