@@ -117,7 +117,7 @@ LLAMA = Family(
         +                     block_sparse_moe.experts.{expert}.down mlp.experts.down_proj
         +                     block_sparse_moe.experts.w2 mlp.experts.down_proj$ feed_forward.experts.down_proj
         +                     feed_forward.experts.down_proj$ block_sparse_moe.output_linear moe.down_proj
-        +                     experts.down_proj
+        +                     experts.down_proj mlp.experts.down_proj_bias$
         ffn_gate_up_exps      mlp.experts.gate_up_proj$ mlp.experts.gate_up_proj experts.gate_up_proj$
         +                     experts.gate_up_proj
         ffn_gate_shexp        mlp.shared_experts.gate_proj mlp.shared_expert.gate_proj
@@ -227,7 +227,7 @@ _BERT = Family(
     """),
 )
 
-_GPT = Family(
+GPT = Family(
     outer=read_table("""
         token_embd       transformer.wte transformer.embd.wte transformer.token_embeddings
         +                transformer.word_embeddings
@@ -255,7 +255,8 @@ _GPT = Family(
         ffn_up          mlp.c_fc ffn.up_proj mlp.dense_h_to_4h mlp.fc_in mlp.fc1 mlp.w1 mlp.c_fc_1 mlp.linear_3
         +               ffn.proj_1
         ffn_down        mlp.c_proj ffn.down_proj mlp.dense_4h_to_h mlp.fc_out mlp.fc2 ffn.proj_2
-        ffn_act         ffn.act
+        ffn             ffn.act
+        ffn.act.scales  ffn.act.scales
         ffn_gate_inp    ffn.router.layer
         ffn_gate_exps   ffn.experts.mlp.w1$ ffn.experts.mlp.w1
         ffn_up_exps     ffn.experts.mlp.v1$ ffn.experts.mlp.v1
@@ -439,7 +440,7 @@ FAMILIES: dict[str, Family] = {
             "refact",
             "starcoder",
         ),
-        _GPT,
+        GPT,
     ),
     "gptneox": _NEOX,
     "bloom": _BLOOM,

@@ -282,7 +282,7 @@ def _check_layout(path: Path, header: Header) -> dict[str, int]:
     ends: dict[str, int] = {}
     begin, alignment = header.data_begin, header.alignment
     ordered = sorted(header.tensors, key=lambda tensor: (tensor.offset, math.prod(tensor.shape) > 0))
-    following = [*(begin + tensor.offset for tensor in ordered[1:]), header.n_file]
+    following = [*(begin + tensor.offset for tensor in ordered), header.n_file][1:]
     position = begin
     for tensor, after in zip(ordered, following, strict=True):
         where = f"{path}: tensor {tensor.name[:200]!r}"

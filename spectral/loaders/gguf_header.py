@@ -33,7 +33,7 @@ MAX_KEY_BYTES = (1 << 16) - 1
 MAX_TENSORS = 1 << 17
 """Ten times what the largest models have."""
 
-MAX_STRINGS = 1 << 23
+MAX_STRINGS = 1 << 22
 """Strings, and arrays within arrays, of the whole header."""
 
 MAX_DIMENSIONS = 4
@@ -188,16 +188,20 @@ class _Cursor:
             raise self.fail(f"{what} brings the strings of the header above {MAX_STRINGS}, which no vocabulary has")
 
     def skip_strings(self, n_strings: int, what: str) -> None:
-        """Pass over strings: the only loop whose length is that of a vocabulary."""
+        """Pass over strings: the only loop whose length is that of a vocabulary, so it counts by itself."""
         self.charge(n_strings, what)
         unpack = struct.Struct(self.order + "Q").unpack_from
         while n_strings:
             self.require(8, what)
             data, at = self.data, self.at
-            last = len(data) - 8
-            while n_strings and at <= last:
-                at += 8 + unpack(data, at)[0]
-                n_strings -= 1
+            try:
+                for left in range(n_strings, 0, -1):
+                    n_strings = left
+                    at += 8 + unpack(data, at)[0]
+                n_strings = 0
+            except (struct.error, OverflowError):
+                # Beyond what is at hand, or beyond any file: the latter is found where it is gone to.
+                pass
             self.skip(at - self.at, what)
 
 

@@ -74,6 +74,7 @@ _SHIFTED_NORMS = frozenset(
 
 _TRANSPOSED = frozenset({"gpt2", "jais"})
 _TRANSPOSED_LEAVES = frozenset({"attn_qkv", "attn_output", "ffn_up", "ffn_gate", "ffn_down"})
+_TRANSPOSED_EXPERTS = frozenset({"gpt-oss", "llama4"})
 
 _EMBEDDINGS = frozenset(
     {"token_embd", "position_embd", "token_types", "per_layer_token_embd", "v.position_embd", "a.position_embd"}
@@ -175,9 +176,12 @@ def split_name(name: str) -> tuple[int | None, str, str]:
 
 
 def stores_transposed(architecture: str, name: str) -> bool:
-    """Tell whether the original stores this matrix the other way round: (in, out)."""
+    """Tell whether the original stores this matrix, or each of this stack, the other way round: (in, out)."""
     _, leaf, suffix = split_name(name)
-    return architecture in _TRANSPOSED and leaf in _TRANSPOSED_LEAVES and suffix == ".weight"
+    if suffix != ".weight":
+        return False
+    is_expert = leaf == "ffn_down_exps" and architecture in _TRANSPOSED_EXPERTS
+    return is_expert or (leaf in _TRANSPOSED_LEAVES and architecture in _TRANSPOSED)
 
 
 def attention_of(architecture: str, values: Mapping[str, Value], block: int) -> Attention:

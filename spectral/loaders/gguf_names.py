@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from spectral.loaders.gguf_families import AUDIO, FAMILIES, FIRST, LLAMA, WHOLE
+from spectral.loaders.gguf_families import AUDIO, FAMILIES, FIRST, GPT, LLAMA, WHOLE
 from spectral.loaders.gguf_layout import split_name
 
 if TYPE_CHECKING:
@@ -81,13 +81,17 @@ def original_candidates(architecture: str, name: str) -> tuple[str, ...]:
     if architecture in ("t5", "t5encoder"):
         return _t5_candidates(name) or (name,)
     family = AUDIO if name.startswith("a.") else FAMILIES.get(architecture, LLAMA)
+    # Families that were remodelled in the manner of Llama (Phi, Qwen, Exaone) have names of both kinds.
+    families = (family, LLAMA) if family is GPT else (family,)
     block, leaf, suffix = split_name(name)
-    if block is None:
-        found = [_spell(spelling, suffix) for spelling in family.outer.get(leaf, ())]
-    else:
-        spellings = (*FIRST.get(architecture, {}).get(leaf, ()), *family.inner.get(leaf, ()))
-        found = [_spell(f"{begin}{block}.{spelling}", suffix) for spelling in spellings for begin in family.block]
-    return tuple(dict.fromkeys(found)) or (name,)
+    found: list[str | None] = []
+    for spelt in families:
+        if block is None:
+            found += [_spell(spelling, suffix) for spelling in spelt.outer.get(leaf, ())]
+        else:
+            spellings = (*FIRST.get(architecture, {}).get(leaf, ()), *spelt.inner.get(leaf, ()))
+            found += [_spell(f"{begin}{block}.{spelling}", suffix) for spelling in spellings for begin in spelt.block]
+    return tuple(dict.fromkeys(spelling for spelling in found if spelling is not None)) or (name,)
 
 
 def match_originals(candidates: Mapping[str, tuple[str, ...]], originals: Collection[str]) -> dict[str, str]:
@@ -143,8 +147,12 @@ def _with_expert(original: str, candidate: str) -> str:
     return f"{stem}.{EXPERT}.{behind}"
 
 
-def _spell(spelling: str, suffix: str) -> str:
-    return spelling.removesuffix(WHOLE) if spelling.endswith(WHOLE) else spelling + suffix
+def _spell(spelling: str, suffix: str) -> str | None:
+    """Return a name with its suffix, or None where the spelling is that of the weight alone."""
+    whole = spelling.removesuffix(WHOLE)
+    if whole == spelling:
+        return spelling + suffix
+    return whole if suffix != ".bias" or whole.endswith("bias") else None
 
 
 def _t5_candidates(name: str) -> tuple[str, ...]:
