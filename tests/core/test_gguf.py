@@ -296,11 +296,24 @@ class TestLayers:
 
     def test_shapes_that_image_models_note(self, tmp_path: Path) -> None:
         values = RNG.normal(size=(8, 4, 3, 3, 2)).astype(np.float32)
-        note = {"comfy.gguf.orig_shape.patch.weight": [8, 4, 3, 3, 2], "comfy.gguf.orig_shape.b.weight": [7]}
-        tensors = {"patch.weight": plain(values.reshape(-1, 8)), "b.weight": plain(np.ones(6))}
+        note: dict[str, Any] = {
+            "comfy.gguf.orig_shape.patch.weight": [8, 4, 3, 3, 2],
+            "comfy.gguf.orig_shape.b.weight": [7],
+        }
+        note |= {"comfy.gguf.orig_shape.c.weight": [-2, -3], "comfy.gguf.orig_shape.q.weight": [16, 2, 4]}
+        raw = packed(Type.Q8_0, 4, 32)
+        tensors: dict[str, tuple[NDArray[Any], Type | None]] = {
+            "patch.weight": plain(values.reshape(-1, 8)),
+            "q.weight": (raw, Type.Q8_0),
+        }
+        tensors |= {name: plain(np.ones(6)) for name in ("b.weight", "c.weight")}
         source = open_gguf(write(tmp_path / "m.gguf", tensors, architecture="wan", values=note))
         np.testing.assert_array_equal(source.load("patch.weight"), values)
-        assert source.infos["b.weight"].shape == (6,)
+        assert [source.infos[name].shape for name in ("b.weight", "c.weight")] == [(6,), (6,)]
+        np.testing.assert_array_equal(source.load("q.weight"), dequantized(raw, Type.Q8_0).reshape(16, 2, 4))
+        quantization = source.infos["q.weight"].quantization
+        assert quantization is not None
+        assert quantization.block is None
         assert source.original_names["patch.weight"] == ("patch.weight",)
 
     def test_the_two_halves_of_a_latent_projection(self, tmp_path: Path) -> None:
@@ -375,6 +388,28 @@ class TestOriginal:
         tensors = {"blk.0.attn_q.weight": plain(weights)}
         source = open_gguf(write(tmp_path / "m.gguf", tensors, architecture=architecture, values=values))
         np.testing.assert_array_equal(source.load("blk.0.attn_q.weight"), weights)
+
+    def test_numbers_of_heads_that_are_lists_of_lists(self, tmp_path: Path) -> None:
+        nested = struct.pack("<IQ", 9, 1) + struct.pack("<IQI", 4, 1, 2)
+        keys = [key("general.architecture", 8, text("llama")), key("llama.attention.head_count", 9, nested)]
+        rows = np.arange(8, dtype=np.float32)
+        path = tmp_path / "m.gguf"
+        path.write_bytes(raw_file([described("blk.0.attn_q.bias", (8,))], keys, data=rows.tobytes()))
+        np.testing.assert_array_equal(open_gguf(path).load("blk.0.attn_q.bias"), rows)
+
+    def test_a_single_group_is_in_order(self, tmp_path: Path) -> None:
+        tensors = {"blk.0.attn_qkv.weight": plain(np.ones((6 * 8, 32)))}
+        path = write(tmp_path / "m.gguf", tensors, architecture="falcon", values=heads(4, 1, "falcon"))
+        assert open_gguf(path).stream("blk.0.attn_qkv.weight") is not None
+
+    @pytest.mark.parametrize(("architecture", "n_heads"), [("gptneox", 5), ("falcon", 0), ("bloom", 0)])
+    def test_fused_rows_that_heads_do_not_divide(self, architecture: str, n_heads: int, tmp_path: Path) -> None:
+        weights = RNG.normal(size=(48, 32)).astype(np.float32)
+        tensors = {"blk.0.attn_qkv.weight": plain(weights)}
+        values = heads(n_heads, n_heads, architecture)
+        path = write(tmp_path / "m.gguf", tensors, architecture=architecture, values=values)
+        np.testing.assert_array_equal(open_gguf(path).load("blk.0.attn_qkv.weight"), weights)
+        assert [spec.name for spec in describe(path).matrices] == ["blk.0.attn_qkv"]
 
     @pytest.mark.parametrize(
         ("architecture", "n_heads", "n_kv_heads"),
