@@ -37,8 +37,10 @@ MAX_STRINGS = 1 << 22
 """Strings, and arrays within arrays, of the whole header."""
 
 MAX_DIMENSIONS = 4
-MAX_VALUES = 2**63 - 1
 """What ggml itself allows."""
+
+MAX_VALUES = 1 << 59
+"""Their bytes can be counted in 64 bits, as numpy demands even where another axis is empty."""
 
 MAX_KEPT_STRING = 256
 MAX_KEPT_VALUES = 1 << 14
@@ -331,7 +333,7 @@ def _read_tensor(cursor: _Cursor, index: int) -> DescribedTensor:
     *lengths, kind, offset = cursor.unpack(f"{n_dimensions}QIQ", what)
     n_values = 1
     for length in lengths:
-        n_values *= length
-    if n_values > MAX_VALUES or any(length > MAX_VALUES for length in lengths):
+        n_values *= max(length, 1)
+    if n_values > MAX_VALUES:
         raise cursor.fail(f"{what}: its shape {tuple(reversed(lengths))} has more than {MAX_VALUES} values")
     return DescribedTensor(name=name, shape=tuple(reversed(lengths)), kind=kind, offset=offset)
