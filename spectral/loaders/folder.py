@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,10 @@ MAX_SHARDS = 10_000
 
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".jit")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".jit", ".gguf")
+
+_GGUF_PART = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf")
+"""A part of a split GGUF file: the first opens all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +121,7 @@ def open_folder(path: Path, open_file: Callable[[Path], TensorSource]) -> Tensor
             f"{path}: the folder holds no weights (looked for {', '.join(INDEX_FILES + WEIGHT_FILES)} "
             f"and *{', *'.join(WEIGHT_SUFFIXES)})"
         )
-    shards = [file for file in candidates if file.suffix == ".safetensors"] or candidates
+    shards = [file for file in candidates if file.suffix == ".safetensors"] or _without_later_parts(candidates)
     if len(shards) == 1:
         return open_file(shards[0])
     if shards[0].suffix != ".safetensors":
@@ -127,6 +131,15 @@ def open_folder(path: Path, open_file: Callable[[Path], TensorSource]) -> Tensor
     return _join(path, {file.name: open_file(file) for file in shards})
 
 
+def _without_later_parts(files: list[Path]) -> list[Path]:
+    """Keep of a split GGUF file the first part that is there: it opens the others, or names the one that is missing."""
+    kept: dict[str, Path] = {}
+    for file in files:
+        found = _GGUF_PART.fullmatch(file.name)
+        kept.setdefault(f"{found['stem']} of {found['count']}" if found else file.name, file)
+    return list(kept.values())
+
+
 def _open_index(path: Path, index: Path, single: Path, open_file: Callable[[Path], TensorSource]) -> TensorSource:
     weight_map = _read_weight_map(index)
     if single.exists() and single.name not in weight_map.values():
@@ -134,7 +147,7 @@ def _open_index(path: Path, index: Path, single: Path, open_file: Callable[[Path
         raise UnsupportedModelError(f"{path}: holds {single.name} and {index.name}, which does not name it: remove one")
     opened: dict[str, TensorSource] = {}
     for shard in sorted(set(weight_map.values()), key=natural_order):
-        opened[shard] = open_file(_inside(path, index, shard))
+        opened[shard] = open_file(file_inside(path, index, shard))
     held = {shard: {info.name for info in source.tensors()} for shard, source in opened.items()}
     for name, shard in weight_map.items():
         if name not in held[shard]:
@@ -165,7 +178,7 @@ def _read_weight_map(index: Path) -> dict[str, str]:
     return weight_map
 
 
-def _inside(path: Path, index: Path, shard: str) -> Path:
+def file_inside(path: Path, index: Path, shard: str) -> Path:
     """Return the path of a shard, which must lie in the folder of its index, links resolved."""
     relative = PurePosixPath(shard)
     is_plain = shard.isprintable() and "\\" not in shard

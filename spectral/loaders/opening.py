@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from spectral.errors import CorruptCheckpointError, ModelError, ModelNotFoundError, UnsupportedModelError
 from spectral.loaders.derived import multiply_out
 from spectral.loaders.folder import open_folder
+from spectral.loaders.gguf_file import open_gguf
 from spectral.loaders.keras_model import is_keras_layer, open_keras
 from spectral.loaders.memory import open_mapping
 from spectral.loaders.model_config import with_config
@@ -34,6 +35,7 @@ _OPENERS: dict[str, Callable[[Path], TensorSource]] = {
     ".jit": open_torch_file,
     ".npz": open_npz,
     ".npy": open_npy,
+    ".gguf": open_gguf,
 }
 
 
@@ -43,10 +45,10 @@ def open_model(model: object) -> TensorSource:
     Parameters
     ----------
     model : path, torch.nn.Module, Keras model, mapping or TensorSource
-        A ``.safetensors``, ``.npz`` or ``.npy`` file, one of torch (``.pt``, ``.pth``, ``.bin``, ``.ckpt``, ``.jit``),
-        a folder with weights or shards (and a ``config.json`` that tells how attention is laid), a torch module, a
-        Keras model or layer, a state dict, or
-        a dict of numpy arrays. A source that is open already is returned as it is.
+        A ``.safetensors``, ``.gguf``, ``.npz`` or ``.npy`` file, one of torch (``.pt``, ``.pth``, ``.bin``, ``.ckpt``,
+        ``.jit``), a folder with weights or shards (and a ``config.json`` that tells how attention is laid), a torch
+        module, a Keras model or layer, a state dict, or a dict of numpy arrays. A source that is open already is
+        returned as it is.
 
     Returns
     -------
