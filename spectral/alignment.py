@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+from spectral.loaders.former_names import EXPERT, WRAPPERS, match_originals
 from spectral.loaders.protocol import LayerType
 from spectral.loaders.spans import read_span, stream_of
 
@@ -39,11 +40,6 @@ FUSED: dict[str, tuple[str, ...]] = {
 """Name of a fused layer -> the layers whose rows it holds, one below the other."""
 
 _ENDINGS = (".weight", ".bias", "")
-_WRAPPERS = frozenset(
-    {"model", "module", "transformer", "base_model", "backbone", "language_model", "bert", "gpt_neox"}
-)
-"""Names of modules that hold a whole network."""
-
 _EXPERT = re.compile(r"(?P<before>.*\bexperts\.)(?P<number>[0-9]{1,6})\.(?P<after>.+)")
 
 
@@ -119,8 +115,8 @@ class AlignedSource:
 
     def _load(self, piece: Piece) -> NDArray[Any]:
         if piece.is_turned:
-            turned: NDArray[Any] = self.inner.load(piece.name).T
-            return turned
+            turned: NDArray[Any] = self.inner.load(piece.name).swapaxes(-1, -2)
+            return turned if piece.rows is None else turned[slice(*piece.rows)]
         if piece.rows is None:
             return self.inner.load(piece.name)
         begin, end = piece.rows
@@ -155,7 +151,7 @@ class _Original:
             return found
         parts = layer.split(".")
         # Two parts stay, or "proj" alone would be found in everything; of two, a wrapper's name is none.
-        n_least = 1 if parts[0] in _WRAPPERS else 2
+        n_least = 1 if parts[0] in WRAPPERS else 2
         ends = (".".join(parts[n_dropped:]) for n_dropped in range(1, len(parts) + 1 - n_least))
         return next((self._by_layer[end] for end in ends if end in self._by_layer), None)
 
@@ -166,7 +162,10 @@ class _Plan:
     def __init__(self, source: TensorSource, original: Shapes) -> None:
         self.infos = {info.name: info for info in source.tensors()}
         self.original = _Original(original)
-        self.hints = {name: names for name, names in _hints(source).items() if name in self.infos}
+        hints = {name: names for name, names in _hints(source).items() if name in self.infos}
+        matched = match_originals(hints, original)
+        self.hints = {name: (matched[name], *names) if name in matched else names for name, names in hints.items()}
+        self.turned = _said_turned(source)
         self.partners: dict[str, str] = {}
         self.taken: set[str] = set()
         self.made: dict[str, tuple[Piece, ...]] = {}
@@ -206,14 +205,17 @@ class _Plan:
         for name, info in self.infos.items():
             if name in self.partners or not info.shape or info.refusal is not None:
                 continue
+            shape = _turned(info.shape) if name in self.turned else info.shape
             for candidate in (name, *self.hints.get(name, ())):
-                for parts in (*_part_names(candidate), stacks.get(_layer(candidate), ())):
+                for parts in (*_part_names(candidate), stacks.get(_layer(candidate.replace(f"{EXPERT}.", "")), ())):
                     found = [self.original.like(part) for part in parts]
                     names = [part for part in found if part is not None and self._is_free(part)]
-                    rows = _rows_of(info.shape, [self.original.shapes[part] for part in names])
+                    rows = _rows_of(shape, [self.original.shapes[part] for part in names])
                     if parts and len(names) == len(parts) and rows is not None:
                         cut = zip(names, rows, strict=True)
-                        self.made.update({part: (Piece(name=name, rows=row),) for part, row in cut})
+                        self.made.update(
+                            {part: (Piece(name=name, rows=row, is_turned=name in self.turned),) for part, row in cut}
+                        )
                         break
 
     def _join(self) -> None:
@@ -246,7 +248,9 @@ class _Plan:
             is_turned = info.shape != shapes[partner]
             if is_turned and name not in self.hints and votes[True] <= votes[False]:
                 continue
-            if len(info.shape) == 2 and info.shape[0] == info.shape[1] and votes[True] > votes[False]:
+            if _turned(info.shape) == info.shape and name in self.turned:
+                is_turned = True
+            elif len(info.shape) == 2 and info.shape[0] == info.shape[1] and votes[True] > votes[False]:
                 is_turned = info.role is not LayerType.EMBEDDING
             # Of equal names the model's own stays: it may lack ".weight".
             is_renamed = self.original.exact(name) != partner
@@ -305,8 +309,8 @@ def _describe(
         if not first.is_turned:
             return replace(info, name=name)
         if said is not None and said.block is not None:
-            said = replace(said, block=said.block[::-1])
-        return replace(info, name=name, shape=info.shape[::-1], parts=None, quantization=said)
+            said = replace(said, block=_turned(said.block))
+        return replace(info, name=name, shape=_turned(info.shape), parts=None, quantization=said)
     shape = original[name]
     if said is not None and said.block is not None:
         block = said.block[len(said.block) - len(shape) :]
@@ -316,17 +320,32 @@ def _describe(
     return replace(info, name=name, shape=shape, parts=None, role=role, quantization=said)
 
 
+def _innermost(source: TensorSource, attribute: str) -> Any:
+    """Return what the source itself says, whatever stands before it; None where it says nothing."""
+    inner: Any = source
+    while not hasattr(inner, attribute) and hasattr(inner, "inner"):
+        inner = inner.inner
+    return getattr(inner, attribute, None)
+
+
+def _said_turned(source: TensorSource) -> frozenset[str]:
+    """Return the tensors that the source knows to lie otherwise than in the original."""
+    return frozenset(_innermost(source, "transposed_names") or ())
+
+
 def _hints(source: TensorSource) -> dict[str, tuple[str, ...]]:
     """Return what the innermost source says of names before a conversion."""
-    inner: Any = source
-    while not hasattr(inner, "original_names") and hasattr(inner, "inner"):
-        inner = inner.inner
-    said: Mapping[str, Any] = getattr(inner, "original_names", {})
+    said: Mapping[str, Any] = _innermost(source, "original_names") or {}
     return {name: (names,) if isinstance(names, str) else tuple(names) for name, names in said.items()}
 
 
 def _fits(shape: Shape, other: Shape) -> bool:
-    return shape == other or (len(shape) == 2 and shape == other[::-1])
+    return other in (shape, _turned(shape))
+
+
+def _turned(shape: Shape) -> Shape:
+    """Return the shape with its last two axes exchanged: those of a matrix, or of each in a stack."""
+    return (*shape[:-2], *shape[-2:][::-1]) if len(shape) in (2, 3) else shape
 
 
 def _rows_of(whole: Shape, parts: list[Shape]) -> list[tuple[int, int]] | None:

@@ -3,7 +3,7 @@
 llama.cpp has one name for a tensor of all families, which Hugging Face's have dozens of: ``blk.0.attn_q.weight`` is
 ``model.layers.0.self_attn.q_proj.weight`` in most, ``encoder.layer.0.attention.self.query.weight`` in BERT. So a name
 has several candidates, the likeliest of its family first; which one it is, the names of the original decide
-(:func:`match_originals`), with or without the prefix of a wrapper.
+(:func:`spectral.loaders.former_names.match_originals`), with or without the prefix of a wrapper.
 
 The package ``gguf`` has such a table (``gguf.tensor_mapping``,
 https://github.com/ggml-org/llama.cpp/tree/master/gguf-py), to be read in the other direction: all families in one
@@ -16,39 +16,9 @@ installed, and none where a plain file is read without it. Hence the table here,
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from spectral.loaders.gguf_families import AUDIO, FAMILIES, FIRST, GPT, LLAMA, WHOLE
 from spectral.loaders.gguf_layout import split_name
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-
-EXPERT = "{expert}"
-"""Stands in a candidate for the number of an expert, where the original has a tensor for each and GGUF a stack."""
-
-_WRAPPERS = frozenset(
-    {
-        "_orig_mod",
-        "backbone",
-        "base_model",
-        "bert",
-        "deberta",
-        "distilbert",
-        "gpt_neox",
-        "language_model",
-        "llm",
-        "model",
-        "module",
-        "roberta",
-        "rwkv",
-        "text_model",
-        "thinker",
-        "transformer",
-        "xlm_roberta",
-    }
-)
-"""Leading components of a name that come and go with the class that wraps a model."""
 
 _T5_SIDES = {"enc": "encoder", "dec": "decoder"}
 _T5_BLOCK = re.compile(r"(?P<side>enc|dec)\.blk\.(?P<block>[0-9]{1,6})\.(?P<leaf>\w+)(?P<suffix>\.weight|\.bias)?")
@@ -92,59 +62,6 @@ def original_candidates(architecture: str, name: str) -> tuple[str, ...]:
             spellings = (*FIRST.get(architecture, {}).get(leaf, ()), *spelt.inner.get(leaf, ()))
             found += [_spell(f"{begin}{block}.{spelling}", suffix) for spelling in spellings for begin in spelt.block]
     return tuple(dict.fromkeys(spelling for spelling in found if spelling is not None)) or (name,)
-
-
-def match_originals(candidates: Mapping[str, tuple[str, ...]], originals: Collection[str]) -> dict[str, str]:
-    """Find the tensors of the original by the candidates for their names.
-
-    Parameters
-    ----------
-    candidates : mapping of str to tuple of str
-        Name in the file -> what it may be called in the original, the likeliest first.
-    originals : collection of str
-        The names of the original.
-
-    Returns
-    -------
-    dict of str to str
-        Name in the file -> name in the original, one to one; where the original has a tensor for each expert of a
-        stack, that of all with :data:`EXPERT` in the place of the number. Prefixes of wrappers on either side
-        (``model.``, ``transformer.``, ``bert.``, ``language_model.``) do not matter, unless two names of the original
-        differ in nothing else: then only the exact name counts.
-    """
-    exact = set(originals)
-    by_core: dict[str, str | None] = {}
-    for name in originals:
-        core = _core(name)
-        by_core[core] = None if core in by_core else name
-    pairs: dict[str, str] = {}
-    taken: set[str] = set()
-    for name, proposed in candidates.items():
-        for candidate in proposed:
-            first = candidate.replace(EXPERT, "0")
-            original = first if first in exact else by_core.get(_core(first))
-            if original is not None and original not in taken:
-                taken.add(original)
-                pairs[name] = _with_expert(original, candidate)
-                break
-    return pairs
-
-
-def _core(name: str) -> str:
-    """Return a name without the wrappers before it."""
-    components = name.split(".")
-    while len(components) > 1 and components[0] in _WRAPPERS:
-        del components[0]
-    return ".".join(components)
-
-
-def _with_expert(original: str, candidate: str) -> str:
-    """Put the place-holder of a candidate where the original has the number of the first expert."""
-    _, found, behind = candidate.partition(f".{EXPERT}.")
-    if not found:
-        return original
-    stem = original[: len(original) - len(behind) - len(".0.")]
-    return f"{stem}.{EXPERT}.{behind}"
 
 
 def _spell(spelling: str, suffix: str) -> str | None:

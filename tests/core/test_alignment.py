@@ -36,6 +36,15 @@ class Converted(MemorySource):
     original_names: Mapping[str, tuple[str, ...] | str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turned(Converted):
+    """A model of a converter that turned everything over."""
+
+    @property
+    def transposed_names(self) -> frozenset[str]:
+        return frozenset(self.infos)
+
+
 def converted(tensors: Arrays, names: Mapping[str, tuple[str, ...] | str], **roles: LayerType) -> Converted:
     opened = open_mapping(tensors, "m")
     infos = {name: replace(info, role=roles.get(name)) for name, info in opened.infos.items()}
@@ -186,6 +195,16 @@ def test_stacked_experts_are_cut_into_single_ones() -> None:
     assert all(info.quantization == replace(said, block=(1, 8)) for info in aligned.tensors())
     missing = {name: values for name, values in original.items() if ".7." not in name}
     assert align(source, shapes_of(open_mapping(missing, "o"))) is source
+
+
+def test_a_turned_stack_of_experts_is_cut_and_turned() -> None:
+    original = {f"model.experts.{i}.down_proj.weight": matrix(16, 16, i) for i in range(3)}
+    name = "blk.0.ffn_down_exps.weight"
+    source = converted(
+        {name: np.stack([each.T for each in original.values()])}, {name: "experts.{expert}.down_proj.weight"}
+    )
+    turned = Turned(label="m", infos=source.infos, values=source.values, original_names=source.original_names)
+    check_same(align(turned, shapes_of(open_mapping(original, "o"))), original)
 
 
 def test_a_name_in_use_for_something_else_stays() -> None:

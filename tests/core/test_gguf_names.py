@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from gguf.constants import MODEL_ARCH_NAMES
 
+from spectral.loaders.former_names import EXPERT, match_originals
 from spectral.loaders.gguf_file import open_gguf
 from spectral.loaders.gguf_layout import split_name
-from spectral.loaders.gguf_names import EXPERT, match_originals, original_candidates
+from spectral.loaders.gguf_names import original_candidates
 from spectral.pairing import match_names
 from tests.core.test_gguf import heads, permute, plain, write
 
