@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from spectral.errors import CorruptCheckpointError, ModelError, ModelNotFoundError
 from spectral.loaders.byte_ranges import stream_range
-from spectral.loaders.dtypes import why_not_float
+from spectral.loaders.dtypes import INDEX_DTYPES, why_not_float
 from spectral.loaders.onnx_consumers import consumer_of, recurrent_layers
 from spectral.loaders.onnx_dequantize import dequantize
 from spectral.loaders.onnx_external import ExternalFiles
 from spectral.loaders.onnx_graph import Constant, GraphIndex, index_graphs
 from spectral.loaders.onnx_names import is_generated, original_name
 from spectral.loaders.onnx_proto import RAW_DATA, ModelReader, SparseProto, TensorProto
-from spectral.loaders.onnx_quantized import Quantized, QuantizedWeights
-from spectral.loaders.onnx_roles import WeightUse, describe_role, find_use
+from spectral.loaders.onnx_quantized import Quantized, QuantizedWeights, is_quantisation
+from spectral.loaders.onnx_roles import WeightUse, describe_role, find_use, is_initial_state
 from spectral.loaders.onnx_tensor import ELEMENT_TYPES, STRING, StoredValues, n_bytes_of, why_wrong_size
 from spectral.loaders.protobuf_wire import WireError, WireReader
 from spectral.loaders.protocol import LayerType, TensorInfo
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from spectral.loaders.onnx_names import Original
 
 _NUMBER = "a number of the computation, not a weight"
+_ACTIVATION = "the scale or zero point of an activation, not a weight"
+_STATE = "the state of a recurrent layer before its first step, not a weight"
 _CHOICE = "one of the operands that Where chooses from, not a weight"
 
 
@@ -264,8 +266,11 @@ class _Builder:
             use = find_use(self._index, constant.value, tuple(range(len(info.shape))))
         if info.refusal is None or isinstance(found, str):
             info = self._named(info, aliases, use)
-        if info.refusal is None and use is None:
-            info = replace(info, refusal=self._why_no_weight(constant, info))
+        is_open = found is None and use is None and info.counted_in is None and info.dtype not in INDEX_DTYPES
+        reason = self._why_no_weight(constant, info) if is_open else None
+        if reason is not None:
+            info = replace(info, refusal=reason)
+            self._originals.pop(name, None)
         self._infos[name] = info
 
     def _named(self, info: TensorInfo, aliases: tuple[str, ...], use: WeightUse | None) -> TensorInfo:
@@ -287,6 +292,10 @@ class _Builder:
         if info.n_values == 1 and (constant.node is not None or is_generated(constant.value.name)):
             return _NUMBER
         uses = self._index.uses.get(constant.value, [])
+        if info.n_values == 1 and uses and all(is_quantisation(use.node) for use in uses):
+            return _ACTIVATION
+        if uses and all(is_initial_state(use.node, use.index) for use in uses):
+            return _STATE
         return _CHOICE if uses and all(use.node.op_type == "Where" for use in uses) else None
 
     def _mark_factors(self) -> None:

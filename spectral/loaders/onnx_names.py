@@ -22,12 +22,15 @@ _GENERATED = re.compile(
 MAX_LENGTH = 512
 """Longer names than any parameter has are not taken apart."""
 
+_INLINE = re.compile(r"(?:\w+?_)??_?Inline_\d+__(?=\w+\.)")
+"""What spox puts before the names of a graph that it takes into another."""
+
 _QUANT_SUFFIX = re.compile(
-    r"(_quantized|_QuantizeLinear\w*|_DequantizeLinear\w*|_dequantized|_quant|_Q\d+(G\d+)?|_DQ_Q\d+\w*|_transposed"
+    r"(_quantized|_QuantizeLinear\w*|_DequantizeLinear\w*|_dequantized|_quant|_Q\d+(G\d+)?|_DQ_Q\d+\w*|_[Tt]ransposed"
     r"|_Bnb4|[._]qweight)$"
 )
-_MATMUL_4BITS = re.compile(r"_(DQ_)?Q\d+(G\d+)?$|_Bnb4$")
-"""What onnxruntime's blockwise quantiser puts behind a weight (in, out), which it transposes."""
+_TURNED = re.compile(r"_(DQ_)?Q\d+(G\d+)?$|_Bnb4$|_[Tt]ransposed")
+"""What onnxruntime's quantisers put behind a weight that they transpose."""
 
 _QUANT_OPERATOR = re.compile(r"(_quant|_Q\d+(G\d+)?|_Bnb4|_DQ\w*|_QLinear\w*|_fused\w*)$")
 _OPERATOR = re.compile(r"(_quant|_Q\d+|_Bnb4|_DQ\w*|_QLinear\w*|_token_\d+|_fused\w*)+$")
@@ -145,7 +148,8 @@ def _of_parameter(name: str, *, is_turned: bool) -> Original | None:
         return Original(name=f"{module}.{genai['rest']}", is_turned=is_turned and genai["rest"] == "weight")
     if "ReadVariableOp" in name or name.startswith(("StatefulPartitionedCall/", "PartitionedCall/")):
         return _of_variable(stripped)
-    return Original(name=stripped, is_turned=_MATMUL_4BITS.search(name) is not None)
+    stripped = _INLINE.sub("", stripped, count=1) if _INLINE.match(stripped) else stripped
+    return Original(name=stripped, is_turned=_TURNED.search(name) is not None)
 
 
 def _stripped(name: str) -> str:

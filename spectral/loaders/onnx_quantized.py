@@ -58,6 +58,17 @@ _OPERATORS: dict[tuple[str, int], tuple[int, int, int | None]] = {
 _BIASES: dict[tuple[str, int], tuple[int, int]] = {("QLinearConv", 8): (1, 4), ("QGemm", 6): (1, 4)}
 """Biases in int32 -> the inputs whose product is their scale."""
 
+_PICKED: dict[tuple[str, int], tuple[int, int]] = {
+    ("QLinearConv", 0): (1, 2),
+    ("QLinearMatMul", 0): (1, 2),
+    ("QGemm", 0): (1, 2),
+    ("QLinearAdd", 0): (1, 2),
+    ("QLinearAdd", 3): (4, 5),
+    ("QAttention", 0): (3, 6),
+}
+"""Operators that take rows of an embedding as they take any quantised activation -> inputs of scale and zero point."""
+
+_MOVES_OF_ROWS = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"})
 _OUTPUT_CHANNEL = {"MatMulInteger": -1, "ConvInteger": 1}
 
 
@@ -72,14 +83,14 @@ class Step(NamedTuple):
         The shape into which they were brought, before they were transposed.
     axes : tuple of int
         For each axis now, which one of ``view`` it is.
-    is_gathered : bool
-        Whether rows were picked: then blocks along the first axis are those of other rows.
+    gather : Use, optional
+        Where rows were picked, if they were: then blocks along the first axis are those of other rows.
     """
 
     value: Value
     view: tuple[int, ...]
     axes: tuple[int, ...]
-    is_gathered: bool = False
+    gather: Use | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -152,7 +163,7 @@ class QuantizedWeights:
         if use.index != 0 or value is None:
             return None
         is_plain = step.axes == tuple(range(len(step.view)))
-        if node.op_type == "Identity":
+        if node.op_type == "Identity" or (step.gather is not None and node.op_type in _MOVES_OF_ROWS):
             return step._replace(value=value)
         if node.op_type == "Transpose":
             order = node.ints.get("perm", tuple(reversed(range(len(step.axes)))))
@@ -162,8 +173,8 @@ class QuantizedWeights:
         if node.op_type == "Reshape" and is_plain:
             shape = self._target_shape(node, step.view)
             return None if shape is None else step._replace(value=value, view=shape, axes=tuple(range(len(shape))))
-        if node.op_type == "Gather" and node.number("axis") == 0 and is_plain:
-            return step._replace(value=value, is_gathered=True)
+        if node.op_type == "Gather" and node.number("axis") == 0 and is_plain and step.gather is None:
+            return step._replace(value=value, gather=use)
         return None
 
     def _target_shape(self, node: Node, shape: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -185,7 +196,10 @@ class QuantizedWeights:
             return made if not isinstance(made, Recipe) else self._as_value(made, step, value)
         if node.op_type == "Cast" and use.index == 0 and stored.dtype != "int32":
             return self._cast(name, stored, step, node)
-        if step.is_gathered or step.view != stored.shape or step.axes != tuple(range(len(step.view))):
+        if step.gather is not None:
+            made = self._picked(name, stored, step, use)
+            return self._as_value(made, step, None) if isinstance(made, Recipe) else made
+        if step.view != stored.shape or step.axes != tuple(range(len(step.view))):
             return None
         if (node.op_type, use.index) in BLOCK_OPERATORS:
             made = block_recipe(name, stored, use, self._stored_input)
@@ -198,6 +212,8 @@ class QuantizedWeights:
         return Quantized(recipe=made, use=use) if isinstance(made, Recipe) else made
 
     def _as_value(self, recipe: Recipe, step: Step, value: Value | None) -> Quantized:
+        if step.gather is not None:
+            return Quantized(recipe=recipe, use=step.gather)
         axes = step.axes if recipe.view == recipe.shape else None
         return Quantized(recipe=recipe, value=value, axes=axes)
 
@@ -237,6 +253,21 @@ class QuantizedWeights:
             grid = _grid(scale[1].shape, stored.shape, places[2], 0)
         return self._recipe(name, stored, start, scale[1].dtype, [(scale, grid)], node, places[1])
 
+    def _picked(self, name: str, stored: StoredValues, step: Step, use: Use) -> Recipe | str | None:
+        """Read rows of codes that go on as an activation: there is one scale for all."""
+        node = use.node
+        if node.op_type in _OUTPUT_CHANNEL and use.index == 0:
+            scale, place = self._scale_behind(node, side=0), 2
+        elif (node.op_type, use.index) in _PICKED:
+            scale_place, place = _PICKED[node.op_type, use.index]
+            scale = self._stored_input(node, scale_place)
+        else:
+            return None
+        if scale is None or scale[1].n_values != 1:
+            return "its scale is computed, not stored"
+        grid = (1,) * len(step.shape), step.shape
+        return self._recipe(name, stored, step, scale[1].dtype, [(scale, grid)], node, place)
+
     def _bias(self, name: str, stored: StoredValues, node: Node, first: int, second: int) -> Recipe | str:
         scales = [self._stored_input(node, place) for place in (first, second)]
         start = Step(Value(0, ""), stored.shape, tuple(range(len(stored.shape))))
@@ -262,20 +293,20 @@ class QuantizedWeights:
         start = Step(Value(0, ""), stored.shape, tuple(range(n_axes)))
         return self._recipe(name, stored, start, scale[1].dtype, [(scale, grid)], node, 3)
 
-    def _scale_behind(self, node: Node) -> tuple[str, StoredValues] | None:
+    def _scale_behind(self, node: Node, side: int = 1) -> tuple[str, StoredValues] | None:
         value = self._index.output_of(node)
         for _ in range(_MAX_STEPS):
             use = next(self._index.uses_of(value), None) if value is not None else None
             if use is None or use.node.op_type not in ("Cast", "Mul", "Identity"):
                 return None
             if use.node.op_type == "Mul":
-                found = self._scale_among(use.node, 1 - use.index)
+                found = self._scale_among(use.node, 1 - use.index, side)
                 if found is not None:
                     return found
             value = self._index.output_of(use.node)
         return None
 
-    def _scale_among(self, node: Node, place: int) -> tuple[str, StoredValues] | None:
+    def _scale_among(self, node: Node, place: int, side: int) -> tuple[str, StoredValues] | None:
         """Return the scale that a product is multiplied by, perhaps in one number with that of the other side."""
         found = self._stored_input(node, place)
         if found is not None:
@@ -286,8 +317,8 @@ class QuantizedWeights:
             if producer is None:
                 return None
             if producer.node.op_type == "Mul":
-                # The scale of the right side is the second, as onnxruntime writes it.
-                return self._stored_input(producer.node, 1) or self._stored_input(producer.node, 0)
+                # Where both are stored, that of the right side is the second, as onnxruntime writes it.
+                return self._stored_input(producer.node, side) or self._stored_input(producer.node, 1 - side)
             if producer.node.op_type not in ("Reshape", "Unsqueeze", "Squeeze", "Identity", "Cast"):
                 return None
             value = self._index.input_of(producer.node, 0)
@@ -388,7 +419,7 @@ class QuantizedWeights:
             if grid is None:
                 return f"its zero points have the shape {found[1].shape}, which does not fit"
             zero = _factor(found[0], grid, step)
-        if step.is_gathered and any(factor.grid[0] > 1 for factor in (*factors, *([zero] if zero else ()))):
+        if step.gather is not None and any(max(factor.grid) > 1 for factor in (*factors, *([zero] if zero else ()))):
             return "its rows are picked before they are scaled"
         code = kind or stored.dtype
         is_int = code.startswith(("int", "uint"))
@@ -417,6 +448,12 @@ class QuantizedWeights:
             return False
         centre = 1 << (int(code.lstrip("uint")) - 1) if code.startswith("u") else 0
         return bool((stored.read(name) == centre).all())
+
+
+def is_quantisation(node: Node) -> bool:
+    """Tell whether an operator takes scales and zero points of activations."""
+    known = {"QuantizeLinear", "DequantizeLinear", "QGemm", "QAttention", "MatMulIntegerToFloat", *_OUTPUT_CHANNEL}
+    return node.op_type in known or node.op_type.startswith("QLinear")
 
 
 def _factor(name: str, grid: tuple[tuple[int, ...], tuple[int, ...]], step: Step) -> Factor:

@@ -41,6 +41,9 @@ _RECURRENT = {
 _RIGHT_SIDE = {"QLinearMatMul": (0, 3), "QGemm": (0, 3), "QLinearConv": (0, 3)}
 """Where the two sides of a product are that takes scales between them."""
 
+_RECURRENT_BIAS = 3
+"""The input of a recurrent operator that holds biases."""
+
 _CONVOLUTIONS = {3: LayerType.CONV1D, 4: LayerType.CONV2D, 5: LayerType.CONV3D}
 _MOVES = frozenset({"Identity", "Cast", "CastLike", "Dropout", "QuantizeLinear", "DequantizeLinear"})
 _RESHAPES = frozenset({"Reshape", "Flatten", "Unsqueeze", "Squeeze", "Slice", "Split", "Concat"})
@@ -107,7 +110,7 @@ def is_weight_input(node: Node, place: int) -> bool:
     if kind in _CONV:
         return place == _RIGHT_SIDE.get(kind, (0, 1))[1]
     if kind in _RECURRENT:
-        return place in (1, 2)
+        return place in (1, 2, 3)
     if kind in _EMBEDDINGS:
         return place in (2, 3, 4)
     if kind in ("MoE", "QMoE"):
@@ -148,6 +151,8 @@ def describe_role(use: WeightUse, shape: tuple[int, ...], name: str, *, is_turne
         is_table = len(shape) == 2 and node.number("axis") == 0
         return Role(layer_type=LayerType.EMBEDDING) if is_table else Role()
     if kind in _RECURRENT:
+        if use.index == _RECURRENT_BIAS:
+            return Role(parts=_vectors(shape)) if len(shape) == 2 else Role()
         return _recurrent(node, shape) if is_whole else Role()
     if kind in ("MoE", "QMoE"):
         is_stack = len(shape) == 3 and shape[0] <= MAX_STACK
@@ -229,6 +234,27 @@ def _recurrent(node: Node, shape: tuple[int, ...]) -> Role:
         for place, gate in enumerate(gates, start=direction * len(gates))
     )
     return Role(layer_type=LayerType.RECURRENT, parts=parts)
+
+
+def _vectors(shape: tuple[int, ...]) -> tuple[Part, ...]:
+    """Cut (directions, biases): each row is a vector, and together they are no matrix."""
+    fold = (shape[0], shape[1])
+    return tuple(
+        Part(
+            layer_type=LayerType.RECURRENT,
+            fold=fold,
+            window=(0, row, row + 1),
+            row_axes=(0,),
+            column_axes=(1,),
+            name=gate_name(row, ""),
+        )
+        for row in range(min(shape[0], 2))
+    )
+
+
+def is_initial_state(node: Node, place: int) -> bool:
+    """Tell whether a recurrent operator takes its state before the first step there."""
+    return node.op_type in _RECURRENT and place in (5, 6)
 
 
 def gate_name(direction: int, gate: str) -> str:
