@@ -154,9 +154,16 @@ def _gathered(name: str, stored: StoredValues, node: Node, inputs: Inputs) -> Re
     block = block or shape[axis]
     whole = tuple(-(-length // block) if place == axis else length for place, length in enumerate(shape))
     grid = scale[1].shape
-    if len(grid) != n_axes or block < 1 or any(n != m and not (is_float and n == 1) for n, m in zip(grid, whole, strict=True)):
+    if (
+        len(grid) != n_axes
+        or block < 1
+        or any(n != m and not (is_float and n == 1) for n, m in zip(grid, whole, strict=True))
+    ):
         return f"its scales have the shape {grid}, which does not fit"
-    blocks = tuple(length if n == 1 else block if place == axis else 1 for place, (n, length) in enumerate(zip(grid, shape, strict=True)))
+    blocks = tuple(
+        length if n == 1 else block if place == axis else 1
+        for place, (n, length) in enumerate(zip(grid, shape, strict=True))
+    )
     factor: Factor | None = None
     if len(node.inputs) > 3 and node.inputs[3]:
         if is_bytes:
@@ -256,4 +263,6 @@ def _experts(name: str, stored: StoredValues, use: Use, inputs: Inputs) -> Recip
 
 
 def _integers(bits: int, block: tuple[int, ...] | None, *, is_symmetric: bool) -> Quantization:
-    return Quantization(scheme=f"onnx blockwise int{bits}", bits=bits, code="int", block=block, is_symmetric=is_symmetric)
+    return Quantization(
+        scheme=f"onnx blockwise int{bits}", bits=bits, code="int", block=block, is_symmetric=is_symmetric
+    )

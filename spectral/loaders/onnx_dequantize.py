@@ -152,7 +152,11 @@ def dequantize(
             values -= zeros
             for scale in scales:
                 spread = _spread(scale, ranges).astype(kind)
-                values = np.divide(values, spread, out=values) if recipe.is_division else np.multiply(values, spread, out=values)
+                values = (
+                    np.divide(values, spread, out=values)
+                    if recipe.is_division
+                    else np.multiply(values, spread, out=values)
+                )
             if recipe.multiplier != 1.0:
                 values *= kind(recipe.multiplier)
             kept = values.reshape(-1)[max(0, begin - first) : min(last, end) - first]
@@ -214,9 +218,7 @@ def _code_reader(recipe: Recipe, tensors: Mapping[str, StoredValues]) -> Callabl
     return read
 
 
-def _codes_of(
-    stored: StoredValues, recipe: Recipe, whole: NDArray[Any] | None, begin: int, end: int
-) -> NDArray[Any]:
+def _codes_of(stored: StoredValues, recipe: Recipe, whole: NDArray[Any] | None, begin: int, end: int) -> NDArray[Any]:
     """Return codes that bytes share, from the beginning of one byte to the end of another."""
     import numpy as np
 

@@ -93,7 +93,9 @@ class ExternalFiles:
         # What begins with a star is an address in the memory of onnxruntime, which no file has.
         is_plain = location.isprintable() and "\\" not in location and ":" not in location and location[0] != "*"
         if not relative.parts or relative.is_absolute() or ".." in relative.parts or not is_plain:
-            raise UnsafeCheckpointError(f"{where}: its values are in {location[:200]!r}, outside the folder of the model")
+            raise UnsafeCheckpointError(
+                f"{where}: its values are in {location[:200]!r}, outside the folder of the model"
+            )
         file = self._model.parent / relative
         try:
             folder, target = self._model.parent.resolve(), file.resolve(strict=True)

@@ -21,7 +21,7 @@ from spectral.loaders.onnx_graph import Constant, GraphIndex, index_graphs
 from spectral.loaders.onnx_names import is_generated, original_name
 from spectral.loaders.onnx_proto import RAW_DATA, ModelReader, SparseProto, TensorProto
 from spectral.loaders.onnx_quantized import Quantized, QuantizedWeights, is_quantisation
-from spectral.loaders.onnx_roles import WeightUse, describe_role, find_use, is_initial_state
+from spectral.loaders.onnx_roles import WeightUse, describe_role, find_use, is_initial_state, last_uses
 from spectral.loaders.onnx_tensor import ELEMENT_TYPES, STRING, StoredValues, n_bytes_of, why_wrong_size
 from spectral.loaders.protobuf_wire import WireError, WireReader
 from spectral.loaders.protocol import LayerType, TensorInfo
@@ -207,7 +207,9 @@ class _Builder:
             return
         dtype, bits, list_field = known
         if proto.is_segment:
-            self._list(name, proto.dims, dtype, "is a segment of a larger tensor, which ONNX gives no way to put together")
+            self._list(
+                name, proto.dims, dtype, "is a segment of a larger tensor, which ONNX gives no way to put together"
+            )
             return
         path, pieces, used_field = self._path, proto.pieces, proto.field
         if proto.is_external:
@@ -253,9 +255,7 @@ class _Builder:
         elif isinstance(found, Quantized):
             recipe = found.recipe
             self._recipes[name] = recipe
-            info = replace(
-                info, shape=recipe.shape, dtype=recipe.dtype, refusal=None, quantization=recipe.quantization
-            )
+            info = replace(info, shape=recipe.shape, dtype=recipe.dtype, refusal=None, quantization=recipe.quantization)
             if found.use is not None:
                 axes = tuple(range(len(recipe.shape)))
                 use = WeightUse(node=found.use.node, index=found.use.index, axes=axes)
@@ -294,7 +294,8 @@ class _Builder:
         uses = self._index.uses.get(constant.value, [])
         if info.n_values == 1 and uses and all(is_quantisation(use.node) for use in uses):
             return _ACTIVATION
-        if uses and all(is_initial_state(use.node, use.index) for use in uses):
+        last = last_uses(self._index, constant.value)
+        if last and all(is_initial_state(use.node, use.index) for use in last):
             return _STATE
         return _CHOICE if uses and all(use.node.op_type == "Where" for use in uses) else None
 
@@ -339,5 +340,3 @@ def _directed(name: str, part: str) -> str:
     direction, _, gate = part.rpartition(".") if part != "reverse" else ("reverse", "", "")
     tensor = f"{name}_reverse" if direction == "reverse" else name
     return f"{tensor}.{gate}" if gate else tensor
-
-

@@ -126,7 +126,17 @@ def original_name(names: tuple[str, ...], consumer: Consumer | None) -> Original
 
 
 _KEEPS_AXES = frozenset(
-    {"Conv", "FusedConv", "QLinearConv", "ConvInteger", "ConvTranspose", "Gather", "GatherBlockQuantized", "LSTM", "GRU"}
+    {
+        "Conv",
+        "FusedConv",
+        "QLinearConv",
+        "ConvInteger",
+        "ConvTranspose",
+        "Gather",
+        "GatherBlockQuantized",
+        "LSTM",
+        "GRU",
+    }
     | {"RNN", "MatMulNBits", "MatMulBnb4", "Attention", "QAttention", "MoE", "QMoE", "EmbedLayerNormalization"}
     | {"QEmbedLayerNormalization", "MatMulNBitsMlp", "MatMulNBitsQkv", "DynamicQuantizeLSTM"}
 )

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from spectral.loaders.protobuf_wire import FIXED32, LENGTH, RUN, VARINT, Field, WireError, WireReader, as_signed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 MAX_NAME_BYTES = 4096
-MAX_TENSORS = 200_000
-MAX_NODES = 500_000
+MAX_TENSORS = 60_000
+MAX_NODES = 200_000
 MAX_GRAPHS = 10_000
 MAX_DEPTH = 32
 """Of graphs inside graphs; protobuf itself reads no more than a hundred messages deep, which is 33 graphs."""
@@ -358,6 +358,7 @@ class ModelReader:
             number = item.number
             if number == 1:
                 dims.extend(self._ints(item))
+                self._check_dims(tensor.name, dims)
             elif number == 2:
                 tensor.data_type = self._int(item)
             elif number == 3:
@@ -384,7 +385,6 @@ class ModelReader:
                 tensor.is_external = self._int(item) == 1
             if max(len(pieces), len(external)) > MAX_PIECES:
                 raise WireError(f"tensor {tensor.name[:200]!r}: its values are in more than {MAX_PIECES} pieces")
-            self._check_dims(tensor.name, dims)
         if len(fields) > 1:
             raise WireError(f"tensor {tensor.name[:200]!r}: its values are given twice, in fields {sorted(fields)}")
         tensor.dims = tuple(dims)
@@ -445,11 +445,11 @@ class ModelReader:
         except UnicodeDecodeError as error:
             raise WireError(f"byte {item.begin}: a name that is no UTF-8") from error
 
-    def _ints(self, item: Field) -> Iterator[int]:
-        """Yield the integers of a list, packed or not; of a long one, the first."""
-        if item.wire == VARINT:
-            yield as_signed(item.value)
-            return
+    def _ints(self, item: Field) -> Iterable[int]:
+        """Return the integers of a list, packed or not; of a long one, the first."""
+        return (as_signed(item.value),) if item.wire == VARINT else self._several(item)
+
+    def _several(self, item: Field) -> Iterator[int]:
         begin, end = item.begin, item.end
         if item.wire == RUN:
             for count, inner in enumerate(self._reader.walk(begin, end)):

@@ -348,7 +348,9 @@ class QuantizedWeights:
                 zero, value = (other, grid), after
                 continue
             if use.node.op_type == "Mul" or (use.node.op_type == "Div" and use.index == 0):
-                made = self._recipe(name, stored, step, dtype, [(other, _whole_blocks(grid, step.shape))], node, -1, zero)
+                made = self._recipe(
+                    name, stored, step, dtype, [(other, _whole_blocks(grid, step.shape))], node, -1, zero
+                )
                 if isinstance(made, str):
                     return made
                 return self._as_value(replace(made, is_division=use.node.op_type == "Div"), step, after)

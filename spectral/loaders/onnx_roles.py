@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from spectral.attention import QKV, fused_attention
-from spectral.loaders.onnx_graph import GraphIndex, Value
+from spectral.loaders.onnx_graph import GraphIndex, Use, Value
 from spectral.loaders.protocol import LayerType
 from spectral.parts import Part, equal_columns, kernel, stack
 
@@ -100,6 +100,21 @@ def find_use(index: GraphIndex, value: Value, axes: tuple[int, ...] | None) -> W
             elif node.op_type in _RESHAPES or node.op_type == "Transpose":
                 pending.append((after, None))
     return None
+
+
+def last_uses(index: GraphIndex, value: Value) -> list[Use]:
+    """Return where a value is computed with, behind operators that only move it."""
+    pending, found = deque([value]), []
+    n_steps = 0
+    while pending and n_steps < _MAX_STEPS:
+        n_steps += 1
+        for use in index.uses_of(pending.popleft()):
+            after = index.output_of(use.node)
+            if use.node.op_type in _MOVES | _RESHAPES | {"Transpose", "Expand"} and use.index == 0 and after is not None:
+                pending.append(after)
+            else:
+                found.append(use)
+    return found
 
 
 def is_weight_input(node: Node, place: int) -> bool:

@@ -22,8 +22,8 @@ VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 RUN = 8
 """Our own beside them: a run of fields of one number, their tags included."""
 
-MAX_FIELDS = 4_000_000
-"""A language model of a hundred layers has a tenth of it."""
+MAX_FIELDS = 2_000_000
+"""A language model of a hundred layers has a fifth of it."""
 
 _SMALL_WINDOW, _LARGE_WINDOW = 1 << 12, 1 << 17
 _MOST_BYTES = 32
@@ -97,36 +97,36 @@ class WireReader:
             self._n_fields += 1
             if self._n_fields > MAX_FIELDS:
                 raise WireError(f"more than {MAX_FIELDS} fields, which no model has")
-            offset = position - self._base
-            if offset < 0 or (offset + _MOST_BYTES > len(self._window) and self._base + len(self._window) < end):
+            base, window = self._base, self._window
+            offset = position - base
+            if offset < 0 or (offset + _MOST_BYTES > len(window) and base + len(window) < end):
                 self._fill(position)
-                offset = 0
-            window = self._window
+                base, window, offset = position, self._window, 0
             tag, after = _varint(window, offset)
             if tag in runs:
                 until = self._end_of_run(tag, position, end)
                 yield Field(tag >> 3, RUN, position, until)
                 position = until
                 continue
-            number, wire = tag >> 3, tag & 7
-            start = self._base + after
+            wire = tag & 7
             value = 0
+            start = base + after
             if wire == LENGTH:
                 n_bytes, after = _varint(window, after)
-                start = self._base + after
+                start = base + after
                 stop = start + n_bytes
             elif wire == VARINT:
                 value, after = _varint(window, after)
-                stop = self._base + after
+                stop = base + after
             elif wire in (FIXED32, FIXED64):
                 stop = start + (4 if wire == FIXED32 else 8)
             else:
                 raise WireError(f"byte {position}: wire type {wire}, which is none")
-            if number == 0:
+            if tag < 8:
                 raise WireError(f"byte {position}: a field without number")
             if stop > end:
                 raise WireError(f"byte {position}: a field that ends at byte {stop}, outside its message ({end})")
-            yield Field(number, wire, start, stop, value)
+            yield Field(tag >> 3, wire, start, stop, value)
             position = stop
 
     def _fill(self, position: int) -> None:

@@ -256,9 +256,7 @@ def test_bitsandbytes(kind: int, tmp_path: Path) -> None:
         "w": RNG.integers(0, 255, 24 * 32 // 2, dtype=np.uint8),
         "s": RNG.uniform(0.1, 1, 24 * 32 // 16).astype(np.float32),
     }
-    node = helper.make_node(
-        "MatMulBnb4", ["x", "w", "s"], ["y"], domain=MS, K=32, N=24, block_size=16, quant_type=kind
-    )
+    node = helper.make_node("MatMulBnb4", ["x", "w", "s"], ["y"], domain=MS, K=32, N=24, block_size=16, quant_type=kind)
     path = save(tmp_path / "m.onnx", [node], tensors)
     source = open_onnx(path)
     np.testing.assert_allclose(source.load("w").T, run(path, np.eye(32, dtype=np.float32)), rtol=1e-6, atol=1e-9)
@@ -356,7 +354,12 @@ def test_models_that_onnxruntime_quantised(way: str, weights: Any, per_channel: 
         ortq.quantize_dynamic(tmp_path / "f.onnx", tmp_path / "q.onnx", **options)
     else:
         ortq.quantize_static(
-            tmp_path / "f.onnx", tmp_path / "q.onnx", Calibration(), quant_format=ortq.QuantFormat[way], **options, **static
+            tmp_path / "f.onnx",
+            tmp_path / "q.onnx",
+            Calibration(),
+            quant_format=ortq.QuantFormat[way],
+            **options,
+            **static,
         )
     logging.disable(logging.NOTSET)
     source = open_onnx(tmp_path / "q.onnx")
@@ -478,7 +481,14 @@ def test_experts(bits: int, tmp_path: Path) -> None:
     }
     inputs = ["x", "router", "w1", "s1", "", "w2", "s2", ""]
     node = helper.make_node(
-        "QMoE", inputs, ["y"], domain=MS, k=1, expert_weight_bits=bits, activation_type="identity", normalize_routing_weights=1
+        "QMoE",
+        inputs,
+        ["y"],
+        domain=MS,
+        k=1,
+        expert_weight_bits=bits,
+        activation_type="identity",
+        normalize_routing_weights=1,
     )
     path = save(tmp_path / "m.onnx", [node], tensors)
     source = open_onnx(path)
