@@ -7,6 +7,7 @@ one another from the lowest bit of each byte on, and so do its zero points, whic
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from spectral.loaders.dtypes import FLOAT_DTYPES
@@ -69,13 +70,15 @@ def block_recipe(name: str, stored: StoredValues, use: Use, inputs: Inputs) -> R
     return _matmul(name, stored, use, inputs)
 
 
-def _matmul(name: str, stored: StoredValues, use: Use, inputs: Inputs) -> Recipe | str:
+def _matmul(  # noqa: PLR0911 (each return is another reason)
+    name: str, stored: StoredValues, use: Use, inputs: Inputs
+) -> Recipe | str:
     node = use.node
     bits, block = node.number("bits", _DEFAULT_BITS), node.number("block_size")
     n_in = node.number("K")
     n_out = node.number("N")
     if node.op_type == "MatMulNBitsQkv":
-        n_out = node.number("Nq" if use.index == 3 else "Nkv")
+        n_out = node.number("Nq" if use.place == 3 else "Nkv")
     if node.number("weight_prepacked") != 0:
         return "its codes are packed for one kind of device"
     if bits not in _BITS:
@@ -86,20 +89,22 @@ def _matmul(name: str, stored: StoredValues, use: Use, inputs: Inputs) -> Recipe
     if stored.dtype != "uint8" or stored.n_values * 8 != n_out * n_blocks * block * bits:
         return f"{stored.n_values} bytes of codes do not fit {n_out} x {n_in} of {bits} bits"
     grid, blocks = (n_out, n_blocks), (1, block)
-    scale = inputs(node, use.index + 1)
+    scale = inputs(node, use.place + 1)
     if scale is None or scale[1].n_values != n_out * n_blocks:
         return "its scales are computed, or do not fit"
     zero: Factor | None = None
+    # The fused operators have no zero points.
     has_extras = node.op_type == "MatMulNBits"
     if has_extras and len(node.inputs) > 3 and node.inputs[3]:
         found = _zero_points(inputs(node, 3), grid, blocks, bits)
         if isinstance(found, str):
             return found
         zero = found
-    index = inputs(node, 4) if has_extras and len(node.inputs) > 4 and node.inputs[4] else None
-    if has_extras and len(node.inputs) > 4 and node.inputs[4]:
-        if index is None or index[1].dtype not in ("int32", "int64") or index[1].n_values < n_in:
-            return "its groups are computed, or do not fit"
+    has_index = has_extras and len(node.inputs) > 4 and bool(node.inputs[4])
+    index = inputs(node, 4) if has_index else None
+    fits = index is not None and index[1].dtype in ("int32", "int64") and index[1].n_values >= n_in
+    if has_index and not fits:
+        return "its groups are computed, or do not fit"
     place = index[0] if index is not None else ""
     return Recipe(
         codes=name,
@@ -107,7 +112,7 @@ def _matmul(name: str, stored: StoredValues, use: Use, inputs: Inputs) -> Recipe
         view=(n_out, n_in),
         dtype="float32",
         scales=(Factor(tensor=scale[0], grid=grid, block=blocks, index=place),),
-        zero=None if zero is None else _with_index(zero, place),
+        zero=None if zero is None else replace(zero, index=place),
         zero_value=1 << (bits - 1),
         code_bits=bits,
         n_stored=n_blocks * block,
@@ -130,12 +135,6 @@ def _zero_points(
     return Factor(tensor=name, grid=grid, block=blocks, bits=bits, n_stored=n_bytes * 8 // bits)
 
 
-def _with_index(factor: Factor, index: str) -> Factor:
-    from dataclasses import replace
-
-    return replace(factor, index=index)
-
-
 def _gathered(name: str, stored: StoredValues, node: Node, inputs: Inputs) -> Recipe | str:
     """Read an embedding: rows of codes, in their own type or several in a byte."""
     scale, zero = inputs(node, 2), inputs(node, 3)
@@ -146,7 +145,7 @@ def _gathered(name: str, stored: StoredValues, node: Node, inputs: Inputs) -> Re
         return "its scales are computed, not stored"
     is_bytes = stored.dtype == "uint8"
     bits = node.number("bits", _DEFAULT_BITS) if is_bytes else stored.bits
-    if bits not in (*_BITS, 8):
+    if bits not in _BITS:
         return f"codes of {bits} bits, whose packing is not known"
     is_float = stored.dtype.startswith("float")
     shape = (*stored.shape[:-1], stored.shape[-1] * 8 // bits) if is_bytes else stored.shape
@@ -218,17 +217,20 @@ def _bitsandbytes(name: str, stored: StoredValues, node: Node, inputs: Inputs) -
     )
 
 
-def _experts(name: str, stored: StoredValues, use: Use, inputs: Inputs) -> Recipe | str:
+def _experts(  # noqa: PLR0911 (each return is another reason)
+    name: str, stored: StoredValues, use: Use, inputs: Inputs
+) -> Recipe | str:
     """Read the experts of QMoE: (experts, out, in), a scale for each row of an expert, or for blocks of it."""
     node = use.node
     kind = node.texts.get("quant_type", "int")
-    if kind != "int" or node.number("weights_prepacked") not in (0, -1):
-        return f"experts quantised as {kind[:40]!r}, or packed for one kind of device, are not decoded"
-    which = {2: "fc1", 5: "fc2", 8: "fc3"}[use.index]
+    # Without the attribute, and with -1, the layout is that of the device: of graphics cards, another one.
+    if kind != "int" or node.number("weights_prepacked", -1) != 0:
+        return f"experts of the kind {kind[:40]!r} that may be packed for one kind of device are not decoded"
+    which = {2: "fc1", 5: "fc2", 8: "fc3"}[use.place]
     bits = node.number(f"{which}_expert_weight_bits", node.number("expert_weight_bits", _DEFAULT_BITS))
     if bits not in _BITS:
         return f"codes of {bits} bits, whose packing is not known"
-    scale = inputs(node, use.index + 1)
+    scale = inputs(node, use.place + 1)
     if stored.dtype != "uint8" or len(stored.shape) != 3 or scale is None:
         return "its codes or scales are computed, or do not fit"
     n_experts, n_out, n_bytes = stored.shape
@@ -240,7 +242,7 @@ def _experts(name: str, stored: StoredValues, use: Use, inputs: Inputs) -> Recip
         return f"its scales have the shape {scale[1].shape}, which does not fit"
     blocks = (1, 1, block)
     zero: Factor | None = None
-    place = {2: 11, 5: 12, 8: 13}[use.index]
+    place = {2: 11, 5: 12, 8: 13}[use.place]
     if len(node.inputs) > place and node.inputs[place]:
         is_by_row = grid[2] == 1 and not node.number("block_size")
         found = _zero_points(inputs(node, place), grid[:2] if is_by_row else grid, blocks, bits)

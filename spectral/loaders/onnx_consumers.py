@@ -34,7 +34,7 @@ Place = tuple[int, ...]
 
 
 def recurrent_layers(model: Model) -> dict[Place, int]:
-    """Number the recurrent operators of each module, as torch numbers the layers of one.
+    """Return the number of each recurrent operator within its module, as torch numbers layers.
 
     The operators of a module are told by their names: ``/lstm/LSTM``, ``/lstm/LSTM_1``; in metadata, by the module.
     """
@@ -98,7 +98,7 @@ def _bias_of(index: GraphIndex, node: Node) -> str:
             return ""
         after = uses[0].node
         if after.op_type == "Add":
-            return _constant_name(index, index.input_of(after, 1 - uses[0].index))
+            return _constant_name(index, index.input_of(after, 1 - uses[0].place))
         if after.op_type not in _BETWEEN:
             return ""
         value = index.output_of(after)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from spectral.loaders.dtypes import numpy_dtype
+from spectral.loaders.onnx_tensor import unpack_bits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -91,8 +92,6 @@ class Recipe:
         The type that float values are rounded to first, as a model does that was trained so; otherwise empty.
     clip : (low, high), optional
         What codes are clipped to after they were rounded.
-    multiplier : float
-        A number that all values are multiplied by.
     """
 
     codes: str
@@ -110,7 +109,6 @@ class Recipe:
     is_high_first: bool = False
     rounded_to: str = ""
     clip: tuple[float, float] | None = None
-    multiplier: float = 1.0
 
     @property
     def n_values(self) -> int:
@@ -149,7 +147,7 @@ def dequantize(
             zeros: Any = recipe.zero_value if zero is None else _spread(zero, ranges).astype(kind)
             if recipe.rounded_to:
                 values = _round(values, _spread(scales[0], ranges).astype(kind), zeros, recipe)
-            values -= zeros
+            values = np.subtract(values, zeros, out=values)
             for scale in scales:
                 spread = _spread(scale, ranges).astype(kind)
                 values = (
@@ -157,8 +155,6 @@ def dequantize(
                     if recipe.is_division
                     else np.multiply(values, spread, out=values)
                 )
-            if recipe.multiplier != 1.0:
-                values *= kind(recipe.multiplier)
             kept = values.reshape(-1)[max(0, begin - first) : min(last, end) - first]
             result[max(0, first - begin) : max(0, first - begin) + kept.size] = kept
     return result
@@ -222,8 +218,6 @@ def _codes_of(stored: StoredValues, recipe: Recipe, whole: NDArray[Any] | None, 
     """Return codes that bytes share, from the beginning of one byte to the end of another."""
     import numpy as np
 
-    from spectral.loaders.onnx_tensor import unpack_bits
-
     bits = recipe.code_bits
     first, last = begin * bits // 8, end * bits // 8
     data = (stored.read(recipe.codes, first, last) if whole is None else whole[first:last]).view(np.uint8)
@@ -233,8 +227,6 @@ def _codes_of(stored: StoredValues, recipe: Recipe, whole: NDArray[Any] | None, 
 
 def _read_factor(factor: Factor, tensors: Mapping[str, StoredValues]) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """Return scales or zero points in the shape of their grid, and the block of each place where that is given."""
-    from spectral.loaders.onnx_tensor import unpack_bits
-
     import numpy as np
 
     stored = tensors[factor.tensor]
@@ -274,8 +266,9 @@ def _round(values: NDArray[Any], scale: NDArray[Any], zeros: Any, recipe: Recipe
         import ml_dtypes
 
         kind = numpy_dtype(dtype)
-        most = float(ml_dtypes.finfo(kind).max)
-        return np.clip(values, -most, most).astype(kind).astype(values.dtype)
+        most = float(ml_dtypes.finfo(kind).max)  # type: ignore[no-untyped-call]  # as ml_dtypes has it
+        rounded: NDArray[Any] = np.clip(values, -most, most).astype(kind).astype(values.dtype)
+        return rounded
     bits = int(dtype.lstrip("uint"))
     low, high = (0, (1 << bits) - 1) if dtype.startswith("u") else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
     codes: NDArray[Any] = np.clip(np.rint(values) + zeros, low, high)

@@ -1,7 +1,7 @@
 """Tensors of an ONNX file whose values another file holds, which must lie in the same folder.
 
-What is said of it are texts (https://github.com/onnx/onnx/blob/main/docs/ExternalData.md): ``location``, a path relative
-to the folder of the model; ``offset`` and ``length`` in bytes, both of which may be missing.
+What is said of it are texts (https://github.com/onnx/onnx/blob/main/docs/ExternalData.md): ``location``, a path
+relative to the folder of the model; ``offset`` and ``length`` in bytes, both of which may be missing.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class ExternalFiles:
         length = _count(where, "length", said["length"]) if "length" in said else n_bytes
         if length != n_bytes:
             raise CorruptCheckpointError(
-                f"{where}: {n_bytes} bytes by its shape, {length} by what is said of the file {said['location'][:200]!r}"
+                f"{where}: {n_bytes} bytes by its shape, {length} said to be in the file {said['location'][:200]!r}"
             )
         found = self._find(where, said["location"])
         if found is None:

@@ -1,7 +1,7 @@
 """Read ``.onnx`` files without onnx and protobuf: names and shapes by walking the messages, tensors one at a time.
 
-Written here because ``onnx.load`` brings a whole file into memory, and because a quantised weight is only a weight
-together with the operators that make one of its codes. What those compute, :mod:`spectral.loaders.onnx_quantized` finds.
+Written here because ``onnx.load`` brings a whole file into memory, and because codes are a weight only together with
+the operators that make one of them. What those compute, :mod:`spectral.loaders.onnx_quantized` finds.
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ class _Builder:
             if problem is not None:
                 raise CorruptCheckpointError(f"{where}: {problem}")
         self._stored[name] = StoredValues(
-            path=path, shape=proto.dims, dtype=dtype, bits=bits, field=used_field or RAW_DATA, pieces=pieces
+            path=path, shape=proto.dims, dtype=dtype, bits=bits, number=used_field or RAW_DATA, pieces=pieces
         )
         self._list(name, proto.dims, dtype, why_not_float(dtype))
 
@@ -258,7 +258,7 @@ class _Builder:
             info = replace(info, shape=recipe.shape, dtype=recipe.dtype, refusal=None, quantization=recipe.quantization)
             if found.use is not None:
                 axes = tuple(range(len(recipe.shape)))
-                use = WeightUse(node=found.use.node, index=found.use.index, axes=axes)
+                use = WeightUse(node=found.use.node, index=found.use.place, axes=axes)
             elif found.value is not None:
                 aliases = (found.value.name, *aliases)
                 use = find_use(self._index, found.value, found.axes)
@@ -295,7 +295,7 @@ class _Builder:
         if info.n_values == 1 and uses and all(is_quantisation(use.node) for use in uses):
             return _ACTIVATION
         last = last_uses(self._index, constant.value)
-        if last and all(is_initial_state(use.node, use.index) for use in last):
+        if last and all(is_initial_state(use.node, use.place) for use in last):
             return _STATE
         return _CHOICE if uses and all(use.node.op_type == "Where" for use in uses) else None
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 SAME_VALUES = frozenset({"Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Cast", "CastLike"})
 """Operations whose output has the values of the first input in the same order, if not in the same type."""
 
+MAX_FOLLOWED = 3_000_000
+"""Uses that are looked at in all; a model of ten thousand tensors has a hundred thousand."""
+
 _MAX_STEPS = 64
 _MAX_USES = 64
 """A weight is used in a few places; of a constant that is used in thousands, no more are looked at."""
@@ -32,7 +35,7 @@ class Use(NamedTuple):
     """One place where a value goes."""
 
     node: Node
-    index: int
+    place: int
 
 
 @dataclass(slots=True, kw_only=True)
@@ -68,6 +71,7 @@ class GraphIndex:
     functions: dict[tuple[str, str, str], Graph] = field(default_factory=dict)
     calls: dict[int, list[Node]] = field(default_factory=lambda: defaultdict(list))
     inputs: list[dict[str, int]] = field(default_factory=list)
+    n_followed: int = 0
 
     def value(self, graph: int, name: str) -> Value | None:
         """Return the value that a name means in a graph; None for a name that nothing there has."""
@@ -96,11 +100,14 @@ class GraphIndex:
         while pending and n_steps < _MAX_STEPS:
             n_steps += 1
             for use in self.uses.get(pending.pop(), [])[:_MAX_USES]:
+                self.n_followed += 1
+                if self.n_followed > MAX_FOLLOWED:
+                    raise WireError(f"its tensors go to more than {MAX_FOLLOWED} places")
                 body = self.functions.get((use.node.domain, use.node.op_type, use.node.overload))
                 if body is None:
                     yield use
-                elif use.index < len(body.inputs):
-                    pending.append(Value(body.index, body.inputs[use.index]))
+                elif use.place < len(body.inputs):
+                    pending.append(Value(body.index, body.inputs[use.place]))
 
     def constant_of(self, value: Value | None) -> Constant | None:
         """Return the tensor whose values these are, in the same order; None where they are computed otherwise."""
@@ -111,7 +118,7 @@ class GraphIndex:
                 return self.constants[value]
             producer = self.producers.get(value)
             if producer is not None:
-                if producer.node.op_type not in SAME_VALUES or producer.index != 0:
+                if producer.node.op_type not in SAME_VALUES or producer.place != 0:
                     return None
                 value = self.input_of(producer.node, 0)
                 continue
@@ -164,20 +171,19 @@ def _define(index: GraphIndex, constant: Constant) -> None:
 def _define_node(index: GraphIndex, node: Node) -> None:
     is_constant = node.op_type == "Constant" and node.domain in ("", "ai.onnx") and bool(node.outputs)
     held: dict[str, TensorProto | SparseProto] = {**node.tensors, **node.sparse}
-    for name, proto in held.items():
+    for key, proto in held.items():
         if is_constant and len(held) == 1:
             _define(index, Constant(value=Value(node.graph, node.outputs[0]), proto=proto, node=node))
             return
-        if name in node.tensors and node.tensors[name].dims == (1,) and node.tensors[name].data_type == 1:
+        if key in node.tensors and node.tensors[key].dims == (1,) and node.tensors[key].data_type == 1:
             continue  # A number among the attributes, such as alpha.
-        place = f"{node.name or (node.outputs[0] if node.outputs else node.op_type)}.{name}"
-        value = Value(node.graph, place)
-        while value in index.constants:
-            value = Value(node.graph, value.name + "_")
-        _define(index, Constant(value=value, proto=proto, node=node))
-    for place, name in enumerate(node.outputs):
-        if name:
-            index.producers[Value(node.graph, name)] = Use(node, place)
+        name = f"{node.name or (node.outputs[0] if node.outputs else node.op_type)}.{key}"
+        if Value(node.graph, name) in index.constants:
+            name = f"{name} at {'.'.join(map(str, node.order))}"
+        _define(index, Constant(value=Value(node.graph, name), proto=proto, node=node))
+    for place, output in enumerate(node.outputs):
+        if output:
+            index.producers[Value(node.graph, output)] = Use(node, place)
 
 
 def _name(index: GraphIndex) -> None:
@@ -190,7 +196,9 @@ def _name(index: GraphIndex) -> None:
         name = value.name
         if value.graph != 0 and counts[name] > 1:
             name = f"{index.model.graphs[value.graph].path}.{name}"
-        while value.graph != 0 and name in taken:
-            name += "_"
+        if value.graph != 0 and name in taken:
+            name = f"{name} in graph {value.graph}"
+        if name in taken and value.graph != 0:
+            raise WireError(f"two tensors are named {name[:200]!r}")
         taken.add(name)
         constant.name = name

@@ -1,9 +1,10 @@
 """Names that tensors had before they were exported to ONNX, told by what exporters and quantisers make of them.
 
-torch's exporters keep the names of parameters, but a weight that they transposed is a new constant (``onnx::MatMul_123``,
-``val_49``): its module stands in the name of the operator (``/encoder/layer.0/attention/self/query/MatMul``), in the
-operator's metadata, and in the name of the bias beside it. tf2onnx keeps the path of the variable, and onnxruntime-genai
-the path of the module with the operator in it. Quantisers add a suffix.
+torch's exporters keep the names of parameters, but a weight that they transposed is a new constant
+(``onnx::MatMul_123``, ``val_49``): its module stands in the name of the operator
+(``/encoder/layer.0/attention/self/query/MatMul``), in the operator's metadata, and in the name of the bias beside it.
+tf2onnx keeps the path of the variable, and onnxruntime-genai the path of the module with the operator in it. Quantisers
+add a suffix.
 """
 
 from __future__ import annotations
@@ -191,7 +192,7 @@ def _short_name(consumer: Consumer) -> str:
 
 def _module_of(consumer: Consumer) -> str | None:
     """Return the path of the module that an operator came from."""
-    scopes = [scope for scope in _SCOPE.findall(consumer.scopes[:20_000]) if scope]
+    scopes: list[str] = [scope for scope in _SCOPE.findall(consumer.scopes[:20_000]) if scope]
     if len(scopes) > 1:
         return scopes[-2]
     path, slash, operator = consumer.node[:MAX_LENGTH].rpartition("/")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from spectral.loaders.protobuf_wire import FIXED32, LENGTH, RUN, VARINT, Field, WireError, WireReader, as_signed
 
@@ -38,6 +38,10 @@ DATA_FIELDS = {4: FIXED32, 5: VARINT, 7: VARINT, 10: 1, 11: VARINT}
 _TENSOR_RUNS = frozenset(number << 3 | wire for number, wire in DATA_FIELDS.items())
 _FLOATS, _INTS = 7, 8
 _ATTRIBUTE_RUNS = frozenset({_FLOATS << 3 | FIXED32, _INTS << 3 | VARINT})
+_T = TypeVar("_T")
+_NONE: dict[str, Any] = {}
+"""The attributes of all nodes that have none: a hundred thousand empty ones would take their time. Never written to."""
+
 _NAME_SCOPES = "pkg.torch.onnx.name_scopes"
 
 
@@ -104,12 +108,12 @@ class Node:
     op_type: str = ""
     domain: str = ""
     overload: str = ""
-    inputs: list[str] = field(default_factory=list)
-    outputs: list[str] = field(default_factory=list)
-    ints: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    texts: dict[str, str] = field(default_factory=dict)
-    tensors: dict[str, TensorProto] = field(default_factory=dict)
-    sparse: dict[str, SparseProto] = field(default_factory=dict)
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    ints: dict[str, tuple[int, ...]] = field(default_factory=lambda: _NONE)
+    texts: dict[str, str] = field(default_factory=lambda: _NONE)
+    tensors: dict[str, TensorProto] = field(default_factory=lambda: _NONE)
+    sparse: dict[str, SparseProto] = field(default_factory=lambda: _NONE)
     scopes: str = ""
     graph: int = 0
     order: tuple[int, ...] = ()
@@ -266,12 +270,14 @@ class ModelReader:
         if self._n_nodes > MAX_NODES:
             raise WireError(f"more than {MAX_NODES} nodes, which no model has")
         node = Node(graph=graph.index, order=(*graph.order, len(graph.nodes)))
+        inputs: list[str] = []
+        outputs: list[str] = []
         attributes: list[Field] = []
         for item in self._reader.walk(place.begin, place.end):
             if item.number == 1:
-                node.inputs.append(self._text(item))
+                inputs.append(self._text(item))
             elif item.number == 2:
-                node.outputs.append(self._text(item))
+                outputs.append(self._text(item))
             elif item.number == 3:
                 node.name = self._text(item)
             elif item.number == 4:
@@ -286,11 +292,12 @@ class ModelReader:
                 key, value = self._entry(self._inside(item))
                 if key == _NAME_SCOPES:
                     node.scopes = value
+        node.inputs, node.outputs = tuple(inputs), tuple(outputs)
         graph.nodes.append(node)
         for item in attributes:
             self._attribute(graph, node, item)
 
-    def _attribute(self, graph: Graph, node: Node, place: Field) -> None:
+    def _attribute(self, graph: Graph, node: Node, place: Field) -> None:  # noqa: PLR0912 (a branch for each field)
         name = ""
         ints: list[int] = []
         texts: list[str] = []
@@ -318,17 +325,18 @@ class ModelReader:
             elif item.number in (22, 23):
                 sparse.append(self._sparse(self._inside(item)))
         if ints:
-            node.ints[name] = tuple(ints)
+            node.ints = _with(node.ints, {name: tuple(ints)})
         if texts:
-            node.texts[name] = texts[0]
+            node.texts = _with(node.texts, {name: texts[0]})
         if floats and not tensors:
             n_values = sum((end - begin) // (5 if is_tagged else 4) for begin, end, is_tagged in floats)
             tensors.append(TensorProto(dims=(n_values,), data_type=1, field=4, pieces=tuple(floats[: MAX_PIECES + 1])))
             self._count_tensor()
-        for index, tensor in enumerate(tensors):
-            node.tensors[name if not index else f"{name}.{index}"] = tensor
-        for index, one in enumerate(sparse):
-            node.sparse[name if not index else f"{name}.{index}"] = one
+        if tensors:
+            held = {name if not place else f"{name}.{place}": tensor for place, tensor in enumerate(tensors)}
+            node.tensors = _with(node.tensors, held)
+        if sparse:
+            node.sparse = _with(node.sparse, {f"{name}.{place}": one for place, one in enumerate(sparse)})
         for index, item in enumerate(graphs):
             branch = name if len(graphs) == 1 else f"{name}.{index}"
             path = ".".join(part for part in (graph.path, node.name or node.op_type, branch) if part)
@@ -347,7 +355,7 @@ class ModelReader:
                 self._check_dims(found.values.name, found.dims)
         return found
 
-    def _tensor(self, place: Field) -> TensorProto:
+    def _tensor(self, place: Field) -> TensorProto:  # noqa: PLR0912 (a branch for each field)
         self._count_tensor()
         tensor = TensorProto()
         dims: list[int] = []
@@ -461,6 +469,14 @@ class ModelReader:
 
         data = self._reader.read(begin, min(end, begin + 10 * MAX_NUMBERS))
         yield from _packed(data, is_whole=begin + len(data) == end)
+
+
+def _with(attributes: dict[str, _T], more: dict[str, _T]) -> dict[str, _T]:
+    """Add to the attributes of a node, in place but for the first."""
+    if attributes is _NONE:
+        return more
+    attributes.update(more)
+    return attributes
 
 
 def _packed(data: bytes, *, is_whole: bool) -> Iterator[int]:

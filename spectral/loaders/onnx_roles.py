@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from spectral.attention import QKV, fused_attention
-from spectral.loaders.onnx_graph import GraphIndex, Use, Value
 from spectral.loaders.protocol import LayerType
 from spectral.parts import Part, equal_columns, kernel, stack
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from spectral.loaders.onnx_graph import GraphIndex, Use, Value
     from spectral.loaders.onnx_proto import Node
 
 MAX_STACK = 4096
@@ -25,11 +27,27 @@ _MATMUL = frozenset(
     {"MatMul", "FusedMatMul", "TransposeMatMul", "QLinearMatMul", "MatMulInteger", "DynamicQuantizeMatMul"}
     | {"MatMulIntegerToFloat", "GemmFastGelu", "FusedMatMulActivation", "MatMulInteger16"}
 )
-_GEMM = frozenset({"Gemm", "FusedGemm", "QGemm", "GemmFloat8"})
+_WEIGHT_INPUTS: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys(_MATMUL | {"Gemm", "FusedGemm", "GemmFloat8", "Einsum"}, (0, 1)),
+    **dict.fromkeys(("QLinearMatMul", "QGemm"), (0, 3)),
+    **dict.fromkeys(("Conv", "FusedConv", "ConvInteger", "ConvTranspose", "ConvTransposeWithDynamicPads"), (1,)),
+    "QLinearConv": (3,),
+    **dict.fromkeys(("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"), (1, 2, 3)),
+    **dict.fromkeys(("EmbedLayerNormalization", "QEmbedLayerNormalization"), (2, 3, 4)),
+    **dict.fromkeys(("Attention", "QAttention", "PackedAttention"), (1,)),
+    "LongformerAttention": (1, 5),
+    **dict.fromkeys(("MatMulNBits", "MatMulBnb4"), (1,)),
+    "MatMulNBitsMlp": (3, 6),
+    "MatMulNBitsQkv": (3, 6, 9),
+    "MoE": (2, 4, 6),
+    "QMoE": (2, 5, 8),
+    **dict.fromkeys(("Gather", "GatherBlockQuantized"), (0,)),
+}
+"""Operator -> the inputs that are weights where the file holds them."""
+
 _CONV = frozenset({"Conv", "FusedConv", "QLinearConv", "ConvInteger", "ConvTranspose", "ConvTransposeWithDynamicPads"})
-_BLOCKS = frozenset({"MatMulNBits", "MatMulBnb4", "MatMulNBitsMlp", "MatMulNBitsQkv"})
 _ATTENTION = frozenset({"Attention", "QAttention", "PackedAttention", "LongformerAttention"})
-_EMBEDDINGS = frozenset({"EmbedLayerNormalization", "QEmbedLayerNormalization"})
+_TABLES = frozenset({"Gather", "GatherBlockQuantized", "EmbedLayerNormalization", "QEmbedLayerNormalization"})
 _RECURRENT = {
     "LSTM": ("i", "o", "f", "g"),
     "DynamicQuantizeLSTM": ("i", "o", "f", "g"),
@@ -37,9 +55,6 @@ _RECURRENT = {
     "RNN": ("",),
 }
 """Order of the gates, in torch's words."""
-
-_RIGHT_SIDE = {"QLinearMatMul": (0, 3), "QGemm": (0, 3), "QLinearConv": (0, 3)}
-"""Where the two sides of a product are that takes scales between them."""
 
 _RECURRENT_BIAS = 3
 """The input of a recurrent operator that holds biases."""
@@ -86,10 +101,10 @@ def find_use(index: GraphIndex, value: Value, axes: tuple[int, ...] | None) -> W
         value, axes = pending.popleft()
         for use in index.uses_of(value):
             node = use.node
-            if is_weight_input(node, use.index):
-                return WeightUse(node=node, index=use.index, axes=axes)
+            if is_weight_input(node, use.place):
+                return WeightUse(node=node, index=use.place, axes=axes)
             after = index.output_of(node)
-            if after is None or (use.index != 0 and node.op_type != "Concat"):
+            if after is None or (use.place != 0 and node.op_type != "Concat"):
                 continue
             if node.op_type in _MOVES:
                 pending.append((after, axes))
@@ -110,7 +125,11 @@ def last_uses(index: GraphIndex, value: Value) -> list[Use]:
         n_steps += 1
         for use in index.uses_of(pending.popleft()):
             after = index.output_of(use.node)
-            if use.node.op_type in _MOVES | _RESHAPES | {"Transpose", "Expand"} and use.index == 0 and after is not None:
+            if (
+                use.node.op_type in _MOVES | _RESHAPES | {"Transpose", "Expand"}
+                and use.place == 0
+                and after is not None
+            ):
                 pending.append(after)
             else:
                 found.append(use)
@@ -119,27 +138,9 @@ def last_uses(index: GraphIndex, value: Value) -> list[Use]:
 
 def is_weight_input(node: Node, place: int) -> bool:
     """Tell whether an operator takes a weight there."""
-    kind = node.op_type
-    if kind in _MATMUL or kind in _GEMM:
-        return place in _RIGHT_SIDE.get(kind, (0, 1))
-    if kind in _CONV:
-        return place == _RIGHT_SIDE.get(kind, (0, 1))[1]
-    if kind in _RECURRENT:
-        return place in (1, 2, 3)
-    if kind in _EMBEDDINGS:
-        return place in (2, 3, 4)
-    if kind in ("MoE", "QMoE"):
-        return place in ((2, 4, 6) if kind == "MoE" else (2, 5, 8))
-    if kind in _BLOCKS:
-        return place in {"MatMulNBitsMlp": (3, 6), "MatMulNBitsQkv": (3, 6, 9)}.get(kind, (1,))
-    if kind == "LongformerAttention":
-        return place in (1, 5)
-    if kind in _ATTENTION:
-        # ONNX has an operator of this name, too, that takes no weights.
-        return place == 1 and node.domain == "com.microsoft"
-    if kind == "Einsum":
-        return place in (0, 1) and len(node.inputs) == 2
-    return kind in ("Gather", "GatherBlockQuantized") and place == 0
+    # ONNX has an operator called Attention, too, that takes no weights.
+    is_other = node.op_type == "Attention" and node.domain != "com.microsoft"
+    return place in _WEIGHT_INPUTS.get(node.op_type, ()) and not is_other
 
 
 def describe_role(use: WeightUse, shape: tuple[int, ...], name: str, *, is_turned: bool) -> Role:
@@ -156,29 +157,29 @@ def describe_role(use: WeightUse, shape: tuple[int, ...], name: str, *, is_turne
     is_turned : bool
         Whether the original has the other axis first: then rows and columns are those of the original.
     """
-    node, kind = use.node, use.node.op_type
     if 0 in shape or (use.axes is not None and sorted(use.axes) != list(range(len(shape)))):
         return Role()
-    is_whole = use.axes is not None and use.axes == tuple(range(len(shape)))
-    if kind in _CONV:
-        return _convolution(node, shape) if is_whole else Role(layer_type=_CONVOLUTIONS.get(len(shape)))
-    if kind in ("Gather", "GatherBlockQuantized") or kind in _EMBEDDINGS:
-        is_table = len(shape) == 2 and node.number("axis") == 0
-        return Role(layer_type=LayerType.EMBEDDING) if is_table else Role()
-    if kind in _RECURRENT:
-        if use.index == _RECURRENT_BIAS:
-            return Role(parts=_vectors(shape)) if len(shape) == 2 else Role()
-        return _recurrent(node, shape) if is_whole else Role()
-    if kind in ("MoE", "QMoE"):
-        is_stack = len(shape) == 3 and shape[0] <= MAX_STACK
-        return Role(layer_type=LayerType.EXPERT, parts=stack(LayerType.EXPERT, shape)) if is_stack else Role()  # type: ignore[arg-type]  # three axes
-    if kind in _ATTENTION:
-        return _attention(node, shape) if is_whole else Role(layer_type=LayerType.DENSE)
+    for operators, describe in _DESCRIBED:
+        if use.node.op_type in operators:
+            return describe(use, shape)
     if len(shape) == 2:
         return _matrix(shape, name, is_turned=is_turned)
-    if use.axes is not None and len(shape) > 2:
-        return _stacked(use, shape)
-    return Role()
+    return _stacked(use, shape) if use.axes is not None and len(shape) > 2 else Role()
+
+
+def _is_whole(use: WeightUse, shape: tuple[int, ...]) -> bool:
+    """Tell whether a weight comes to its operator as it is stored."""
+    return use.axes == tuple(range(len(shape)))
+
+
+def _table(use: WeightUse, shape: tuple[int, ...]) -> Role:
+    return Role(layer_type=LayerType.EMBEDDING) if len(shape) == 2 and use.node.number("axis") == 0 else Role()
+
+
+def _experts(use: WeightUse, shape: tuple[int, ...]) -> Role:
+    if len(shape) != 3 or shape[0] > MAX_STACK or not _is_whole(use, shape):
+        return Role()
+    return Role(layer_type=LayerType.EXPERT, parts=stack(LayerType.EXPERT, (shape[0], shape[1], shape[2])))
 
 
 def _matrix(shape: tuple[int, ...], name: str, *, is_turned: bool) -> Role:
@@ -217,18 +218,22 @@ def _splits(part: Part, n_row_axes: int) -> bool:
     return 0 < n_row_axes < len(part.fold) and set(part.column_axes) == set(range(n_row_axes, len(part.fold)))
 
 
-def _convolution(node: Node, shape: tuple[int, ...]) -> Role:
+def _convolution(use: WeightUse, shape: tuple[int, ...]) -> Role:
     layer_type = _CONVOLUTIONS.get(len(shape))
-    n_groups = node.number("group", 1)
-    if layer_type is None or n_groups < 1 or shape[0] % n_groups:
+    n_groups = use.node.number("group", 1)
+    if layer_type is None or n_groups < 1 or shape[0] % n_groups or not _is_whole(use, shape):
         return Role(layer_type=layer_type)
     return Role(layer_type=layer_type, parts=kernel(layer_type, shape, n_groups))
 
 
-def _recurrent(node: Node, shape: tuple[int, ...]) -> Role:
+def _recurrent(use: WeightUse, shape: tuple[int, ...]) -> Role:
     """Cut (directions, gates · hidden, in), or for DynamicQuantizeLSTM (directions, in, gates · hidden)."""
-    gates = _RECURRENT[node.op_type]
-    is_last = node.op_type == "DynamicQuantizeLSTM"
+    if use.index == _RECURRENT_BIAS:
+        return Role(parts=_vectors(shape)) if len(shape) == 2 else Role()
+    gates = _RECURRENT[use.node.op_type]
+    is_last = use.node.op_type == "DynamicQuantizeLSTM"
+    if not _is_whole(use, shape):
+        return Role()
     if len(shape) != 3 or shape[0] not in (1, 2) or shape[2 if is_last else 1] % len(gates):
         return Role()
     if is_last:
@@ -277,11 +282,11 @@ def gate_name(direction: int, gate: str) -> str:
     return ".".join(word for word in ("reverse" if direction else "", gate) if word)
 
 
-def _attention(node: Node, shape: tuple[int, ...]) -> Role:
+def _attention(use: WeightUse, shape: tuple[int, ...]) -> Role:
     """Cut (in, out) into Q, K and V, one beside the other; LongformerAttention keeps its three in thirds, too."""
-    if len(shape) != 2:
+    if len(shape) != 2 or not _is_whole(use, shape):
         return Role()
-    sizes = node.ints.get("qkv_hidden_sizes") or (shape[1] // 3,) * 3
+    sizes = use.node.ints.get("qkv_hidden_sizes") or (shape[1] // 3,) * 3
     if len(sizes) != 3 or min(sizes) < 1 or sum(sizes) != shape[1]:
         return Role(layer_type=LayerType.DENSE)
     parts = []
@@ -340,3 +345,12 @@ def _einsum(use: WeightUse, shape: tuple[int, ...]) -> Role:
         return Role()
     part = Part(layer_type=LayerType.DENSE, fold=shape, row_axes=rows, column_axes=columns, slice_axes=shared)
     return Role(layer_type=LayerType.DENSE, parts=(part,))
+
+
+_DESCRIBED: tuple[tuple[frozenset[str], Callable[[WeightUse, tuple[int, ...]], Role]], ...] = (
+    (_CONV, _convolution),
+    (_TABLES, _table),
+    (frozenset(_RECURRENT), _recurrent),
+    (frozenset({"MoE", "QMoE"}), _experts),
+    (_ATTENTION, _attention),
+)

@@ -62,7 +62,7 @@ _BIT_FLOATS: dict[str, tuple[int, int]] = {
     "float6_e2m3fn": (2, 3),
     "float6_e3m2fn": (3, 2),
 }
-"""Small floats without infinity and NaN (OCP Microscaling Formats 1.0, section 5.3) -> bits of exponent, of mantissa."""
+"""Small floats without infinity and NaN (OCP Microscaling Formats 1.0, section 5.3) -> bits of exponent, mantissa."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +79,8 @@ class StoredValues:
         Element type.
     bits : int
         Bits of a value.
-    field : int
-        The field of the message that holds them; :data:`RAW_DATA` where they stand as in memory.
+    number : int
+        Number of the field of the message that holds them; :data:`RAW_DATA` where they stand as in memory.
     pieces : tuple of (begin, end, is_tagged)
         Where they are in the file.
     """
@@ -89,7 +89,7 @@ class StoredValues:
     shape: tuple[int, ...]
     dtype: str
     bits: int
-    field: int
+    number: int
     pieces: tuple[tuple[int, int, bool], ...] = field(repr=False)
 
     @property
@@ -104,7 +104,7 @@ class StoredValues:
 
     @property
     def _is_as_in_memory(self) -> bool:
-        return self.field == RAW_DATA or (DATA_FIELDS[self.field] != VARINT and self.dtype in ("float32", "float64"))
+        return self.number == RAW_DATA or (DATA_FIELDS[self.number] != VARINT and self.dtype in ("float32", "float64"))
 
     @property
     def byte_range(self) -> tuple[int, int]:
@@ -164,12 +164,10 @@ class StoredValues:
         per_entry = 8 // self.bits if self.bits in (2, 4) else 1
         n_entries = -(-self.n_values // per_entry)
         try:
-            if self.field == RAW_DATA:
+            if self.number == RAW_DATA:
                 raise WireError("raw values in several pieces")
-            if DATA_FIELDS[self.field] == VARINT:
-                entries = self._varints(name, n_entries)
-            else:
-                entries = self._fixed(name)
+            is_varint = DATA_FIELDS[self.number] == VARINT
+            entries = self._varints(name, n_entries) if is_varint else self._fixed(name)
         except WireError as error:
             raise CorruptCheckpointError(f"{self.path}: tensor {name[:200]!r}: {error}") from error
         if self.dtype.startswith("complex"):
@@ -188,7 +186,7 @@ class StoredValues:
         """Return float_data or double_data."""
         import numpy as np
 
-        n_bytes = 4 if DATA_FIELDS[self.field] == FIXED32 else 8
+        n_bytes = 4 if DATA_FIELDS[self.number] == FIXED32 else 8
         arrays = []
         for begin, end, is_tagged in self.pieces:
             data = np.frombuffer(read_range(self.path, name, begin, end), dtype=np.uint8)

@@ -23,12 +23,11 @@ EXPORTERS: dict[str, dict[str, Any]] = {
     "script": {"dynamo": False},
     "script unfolded": {"dynamo": False, "do_constant_folding": False},
     "dynamo": {"dynamo": True},
-    "dynamo unfolded": {"dynamo": True, "optimize": False},
 }
 FOLDED = ("script", "dynamo")
 
 
-class Everything(nn.Module):
+class Everything(nn.Module):  # type: ignore[misc]  # torch is not looked into
     """A layer of each kind that has matrices."""
 
     def __init__(self) -> None:
@@ -127,7 +126,7 @@ def test_the_same_matrices_as_in_the_module(exported: Any, module: nn.Module) ->
 
 
 def test_tied_embeddings(tmp_path: Path) -> None:
-    class Tied(nn.Module):
+    class Tied(nn.Module):  # type: ignore[misc]  # as above
         def __init__(self) -> None:
             super().__init__()
             self.embed = nn.Embedding(30, 16)
@@ -148,8 +147,21 @@ def test_tied_embeddings(tmp_path: Path) -> None:
     assert "embed.weight" in found.values() or "head.weight" in found.values()
 
 
-LINEAR = Consumer(op_type="MatMul", index=1)
 BERT = "/encoder/layer.0/attention/self/query/MatMul"
+
+
+QUERY = "encoder.layer.0.attention.self.query.weight"
+SCOPES = "['', 'a', 'a.b', 'linear']"
+HOW = "/layer1/layer1.0/downsample/downsample.0/Conv"
+GENAI = "model.layers.0.attn.q_proj.MatMul.weight"
+HF = "model.layers.0.self_attn.q_proj.weight"
+
+
+def takes(op_type: str, node: str = "", index: int = 1, **options: Any) -> Consumer:
+    return Consumer(op_type=op_type, index=index, node=node, **options)
+
+
+LINEAR = takes("MatMul")
 
 
 @pytest.mark.parametrize(
@@ -161,31 +173,33 @@ BERT = "/encoder/layer.0/attention/self/query/MatMul"
         (("fc.weight_DequantizeLinear_Output", "fc.weight_quantized"), None, "fc.weight", False),
         (("fc.weight_Q4",), None, "fc.weight", True),
         (("fc.weight_Transposed_quantized",), LINEAR, "fc.weight", True),
-        (("onnx::MatMul_123",), Consumer(op_type="MatMul", index=1, node=BERT), "encoder.layer.0.attention.self.query.weight", True),
-        (("onnx::MatMul_123_quantized",), Consumer(op_type="MatMulInteger", index=1, node=f"{BERT}_quant"), "encoder.layer.0.attention.self.query.weight", True),
-        (("onnx::MatMul_123_Q4",), Consumer(op_type="MatMulNBits", index=1, node=f"{BERT}_Q4"), "encoder.layer.0.attention.self.query.weight", False),
-        (("onnx::Conv_5",), Consumer(op_type="Conv", index=1, node="/layer1/layer1.0/conv1/Conv"), "layer1.0.conv1.weight", False),
-        (("onnx::Conv_5",), Consumer(op_type="Conv", index=1, node="/layer1/layer1.0/downsample/downsample.0/Conv"), "layer1.0.downsample.0.weight", False),
-        (("onnx::LSTM_5",), Consumer(op_type="LSTM", index=2, node="/rnn/LSTM_1", layer=1), "rnn.weight_hh_l1", False),
-        (("val_5",), Consumer(op_type="MatMul", index=1, node="node_MatMul_5", bias="self_attn.in_proj_bias"), "self_attn.in_proj_weight", True),
-        (("val_5",), Consumer(op_type="MatMul", index=1, node="n", scopes="['', 'a', 'a.b', 'linear']"), "a.b.weight", True),
-        (("val_5",), Consumer(op_type="MatMul", index=1, node="node_MatMul_5"), None, False),
-        (("val_5",), Consumer(op_type="MatMul", index=1, node="/MatMul"), None, False),
+        (("onnx::MatMul_123",), takes("MatMul", BERT), QUERY, True),
+        (("onnx::MatMul_123_quantized",), takes("MatMulInteger", f"{BERT}_quant"), QUERY, True),
+        (("onnx::MatMul_123_Q4",), takes("MatMulNBits", f"{BERT}_Q4"), QUERY, False),
+        (("onnx::Conv_5",), takes("Conv", "/layer1/layer1.0/conv1/Conv"), "layer1.0.conv1.weight", False),
+        (("onnx::Conv_5",), takes("Conv", HOW), "layer1.0.downsample.0.weight", False),
+        (("onnx::LSTM_5",), takes("LSTM", "/rnn/LSTM_1", 2, layer=1), "rnn.weight_hh_l1", False),
+        (("val_5",), takes("MatMul", "node_MatMul", bias="attn.in_proj_bias"), "attn.in_proj_weight", True),
+        (("val_5",), takes("MatMul", "n", scopes=SCOPES), "a.b.weight", True),
+        (("val_5",), takes("MatMul", "node_MatMul_5"), None, False),
+        (("val_5",), takes("MatMul", "/MatMul"), None, False),
         (("onnx::MatMul_5",), None, None, False),
-        (("model.layers.0.attn.q_proj.MatMul.weight",), LINEAR, "model.layers.0.self_attn.q_proj.weight", True),
-        (("model.layers.0.attn.q_proj.MatMul.weight_Q4",), Consumer(op_type="MatMulNBits", index=1), "model.layers.0.self_attn.q_proj.weight", False),
+        ((GENAI,), LINEAR, HF, True),
+        ((f"{GENAI}_Q4",), takes("MatMulNBits"), HF, False),
         (("StatefulPartitionedCall/net/dense/MatMul/ReadVariableOp:0",), LINEAR, "net/dense/kernel", False),
         (("net/conv/BiasAdd/ReadVariableOp:0",), None, "net/conv/bias", False),
         (("If_0_then_branch__Inline_0__encoder.0.weight",), None, "encoder.0.weight", False),
     ],
-)  # fmt: skip
+)
 def test_names(names: tuple[str, ...], consumer: Consumer | None, expected: str | None, is_turned: bool) -> None:
     found = original_name(names, consumer)
     assert (found.name if found else None) == expected
     assert (found is not None and found.is_turned) is is_turned
 
 
-@pytest.mark.parametrize("name", ["_DQ" * 170 + "!", "_quant" * 600, "a." * 255 + "MatMul", "'" * 4000, "/" * 4000, "Inline_" * 70])
+@pytest.mark.parametrize(
+    "name", ["_DQ" * 170 + "!", "_quant" * 600, "a." * 255 + "MatMul", "'" * 4000, "/" * 4000, "Inline_" * 70]
+)
 def test_names_made_to_take_long(name: str) -> None:
     consumer = Consumer(op_type="MatMul", index=1, node=f"/a/MatMul{name}", scopes=name, bias=name)
     for names in ((name,), ("val_1",)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,11 @@ INTEGERS = {
     "int4": (TensorProto.INT4, -8, 7),
     "uint4": (TensorProto.UINT4, 0, 15),
 }
-GRIDS = {"tensor": ((), {}), "axis 0": ((7,), {"axis": 0}), "axis 1": ((70,), {"axis": 1})}
+GRIDS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
+    "tensor": ((), {}),
+    "axis 0": ((7,), {"axis": 0}),
+    "axis 1": ((70,), {"axis": 1}),
+}
 GRIDS["blocks"] = ((7, 3), {"axis": 1, "block_size": 32})
 GRIDS["blocks of rows"] = ((4, 70), {"axis": 0, "block_size": 2})
 
@@ -122,7 +127,8 @@ def test_dequantize_linear(kind: str, grid: str, has_zero: bool, as_list: bool, 
 def test_small_floats(kind: str, tmp_path: Path) -> None:
     number = getattr(TensorProto, kind)
     values = RNG.normal(size=(5, 12)).astype(helper.tensor_dtype_to_np_dtype(number))
-    tensors = {"w": numpy_helper.from_array(values, "w"), "s": RNG.uniform(0.1, 1, (5, 1)).astype(np.float32)}
+    tensors: dict[str, Any] = {"w": numpy_helper.from_array(values, "w")}
+    tensors["s"] = RNG.uniform(0.1, 1, (5, 1)).astype(np.float32)
     nodes = [
         helper.make_node("DequantizeLinear", ["w", "s"], ["d"], axis=1, block_size=12),
         helper.make_node("MatMul", ["x", "d"], ["y"]),
@@ -202,7 +208,7 @@ def test_values_that_the_model_rounds_as_it_was_trained(kind: str, tmp_path: Pat
     source = open_onnx(path)
     rounded = source.load("w")
     np.testing.assert_array_equal(rounded, run(path, np.eye(9, dtype=np.float32)))
-    assert 0 < np.abs(rounded - values).max()
+    assert not np.array_equal(rounded, values)
     check_factors(source, "w", "s", "z")
 
 
@@ -275,7 +281,7 @@ def test_gathered_blocks(kind: str, tmp_path: Path) -> None:
         codes = packed(number, RNG.integers(low, high, (n_rows, n_columns), endpoint=True))
         zero = packed(number, RNG.integers(low, high, (n_rows, 4), endpoint=True))
     tensors = {"w": codes, "s": RNG.uniform(0.01, 0.1, (n_rows, 4)).astype(np.float32), "z": zero}
-    attributes = {"bits": bits} if kind.startswith("uint8") else {}
+    attributes: dict[str, Any] = {"bits": bits} if kind.startswith("uint8") else {}
     node = helper.make_node(
         "GatherBlockQuantized",
         ["w", "x", "s", "z"],
@@ -384,14 +390,14 @@ def test_models_that_onnxruntime_quantised(way: str, weights: Any, per_channel: 
         assert (np.abs(loaded - values[name]) <= 0.5001 * scale * 1.0001).all(), name
         assert per_channel or scale.size == 1
     assert n_quantised >= 3
-    assert ("fc.weight" in named) and (named["fc.weight"] in source.transposed)
+    assert named["fc.weight"] in source.transposed
     unread = [info for info in source.tensors() if len(info.shape) > 1 and info.refusal and not info.counted_in]
     assert not unread
 
 
 def test_q_attention_and_its_kin(tmp_path: Path) -> None:
     """Operators that onnxruntime fuses a transformer into: scales by column, Q, K and V beside one another."""
-    tensors = {
+    tensors: dict[str, Any] = {
         "w": RNG.integers(-128, 127, (8, 24), dtype=np.int8),
         "s": RNG.uniform(0.01, 0.1, 24).astype(np.float32),
         "z": RNG.integers(-5, 5, 24, dtype=np.int8),
@@ -485,6 +491,7 @@ def test_experts(bits: int, tmp_path: Path) -> None:
         inputs,
         ["y"],
         domain=MS,
+        weights_prepacked=0,
         k=1,
         expert_weight_bits=bits,
         activation_type="identity",
@@ -507,7 +514,7 @@ def test_experts(bits: int, tmp_path: Path) -> None:
     [
         ([helper.make_node("DequantizeLinear", ["w", "x"], ["y"])], "its scales are computed"),
         ([helper.make_node("DequantizeLinear", ["w", "bad"], ["y"], axis=0)], r"its scales have the shape \(3,\)"),
-        ([helper.make_node("DequantizeLinear", ["w", "w"], ["y"])], "its scales have the shape|no floats"),
+        ([helper.make_node("DequantizeLinear", ["w", "w"], ["y"])], "its scales are of the type uint8"),
         ([helper.make_node("MatMulInteger", ["x", "w"], ["y"])], "no multiplication by its scales"),
         (
             [helper.make_node("MatMulNBits", ["x", "w", "one"], ["y"], domain=MS, K=8, N=8, bits=3, block_size=16)],
@@ -529,6 +536,4 @@ def test_what_is_not_dequantised_says_why(nodes: Nodes, match: str, tmp_path: Pa
     source = open_onnx(save(tmp_path / "m.onnx", nodes, tensors))
     info = next(info for info in source.tensors() if info.name == "w")
     assert info.refusal is not None
-    import re
-
     assert re.search(match, info.refusal), info.refusal
