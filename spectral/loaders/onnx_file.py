@@ -128,18 +128,22 @@ def open_onnx(path: Path) -> OnnxFile:
         Tensors are said to be in a file outside its folder.
     """
     try:
+        return _Builder(path, _read_graphs(path)).build()
+    except WireError as error:
+        raise CorruptCheckpointError(f"{path}: not a readable ONNX file ({error})") from error
+
+
+def _read_graphs(path: Path) -> GraphIndex:
+    try:
         with path.open("rb", buffering=0) as stream:
             n_file = os.fstat(stream.fileno()).st_size
             if n_file == 0:
                 raise CorruptCheckpointError(f"{path}: the file is empty")
-            index = index_graphs(ModelReader(WireReader(stream, n_file)).read())
+            return index_graphs(ModelReader(WireReader(stream, n_file)).read())
     except FileNotFoundError as error:
         raise ModelNotFoundError(f"{path}: no such file") from error
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
-    except WireError as error:
-        raise CorruptCheckpointError(f"{path}: not a readable ONNX file ({error})") from error
-    return _Builder(path, index).build()
 
 
 class _Builder:
