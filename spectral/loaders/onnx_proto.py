@@ -158,9 +158,6 @@ class Model:
     """All graphs of a file; the first is the model's own."""
 
     graphs: list[Graph]
-    opset: int = 0
-    producer: str = ""
-    n_training: int = 0
 
 
 @dataclass(slots=True)
@@ -191,25 +188,24 @@ class ModelReader:
             It is damaged, no ONNX file, or larger in some number than any model is.
         """
         functions: list[Field] = []
+        training: list[Field] = []
         main = Graph()
         n_graphs = 0
         version = 0
         for item in self._reader.walk(0, self._reader.size):
             if item.number == 1:
                 version = self._int(item)
-            elif item.number == 2:
-                self._model.producer = self._text(item)
             elif item.number == 7:
                 n_graphs += 1
                 self._add_graph(main, self._inside(item))
-            elif item.number == 8:
-                self._opset(item)
             elif item.number == 20:
-                self._model.n_training += 1
+                training.append(self._inside(item))
             elif item.number == 25:
                 functions.append(self._inside(item))
         if n_graphs != 1 or version <= 0:
             raise WireError(f"it has {n_graphs} graphs and the version {version}: not an ONNX model")
+        for item in training:
+            self._training(item)
         for index, item in enumerate(functions):
             self._add_graph(Graph(function=("", "", ""), order=(MAX_NODES + index,)), item)
         while self._pending:
@@ -228,6 +224,13 @@ class ModelReader:
         graph.index = len(self._model.graphs)
         self._model.graphs.append(graph)
         self._pending.append(_Pending(graph, item.begin, item.end))
+
+    def _training(self, place: Field) -> None:
+        """Note the graphs that begin and make a step of training, which see the values of the model."""
+        for item in self._reader.walk(place.begin, place.end):
+            if item.number in (1, 2):
+                path = "initialization" if item.number == 1 else "training"
+                self._add_graph(Graph(parent=0, path=path, order=(MAX_NODES,)), self._inside(item))
 
     def _graph(self, pending: _Pending) -> None:
         graph = pending.graph
@@ -409,16 +412,6 @@ class ModelReader:
     def _check_dims(self, name: str, dims: list[int] | tuple[int, ...]) -> None:
         if len(dims) > MAX_AXES or any(not 0 <= length < 1 << 62 for length in dims):
             raise WireError(f"tensor {name[:200]!r}: a shape that no tensor has")
-
-    def _opset(self, place: Field) -> None:
-        domain, version = "", 0
-        for item in self._reader.walk(*self._inside(place)[2:4]):
-            if item.number == 1:
-                domain = self._text(item)
-            elif item.number == 2:
-                version = self._int(item)
-        if domain in ("", "ai.onnx"):
-            self._model.opset = version
 
     def _name_in(self, place: Field) -> str:
         return next((self._text(item) for item in self._reader.walk(place.begin, place.end) if item.number == 1), "")

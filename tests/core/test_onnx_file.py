@@ -235,6 +235,15 @@ def test_constants_of_nodes_graphs_and_functions(tmp_path: Path) -> None:
     assert infos["head"].role is LayerType.DENSE
 
 
+def test_graphs_of_training(tmp_path: Path) -> None:
+    """They see the weights of the model, and may hold tensors of their own."""
+    made = model([matmul()], [numpy_helper.from_array(np.ones((4, 5), np.float32), "w")])
+    step = helper.make_graph([], "step", [], [], [numpy_helper.from_array(np.ones((4, 5), np.float32), "momentum")])
+    made.training_info.add().algorithm.CopyFrom(step)
+    (tmp_path / "m.onnx").write_bytes(made.SerializeToString())
+    assert [info.name for info in open_onnx(tmp_path / "m.onnx").tensors()] == ["w", "momentum"]
+
+
 def test_initialisers_that_are_inputs_too(tmp_path: Path) -> None:
     """Before version 4 of the format, all of them were."""
     proto = numpy_helper.from_array(np.ones((4, 5), np.float32), "w")

@@ -235,6 +235,23 @@ def test_matmul_nbits(bits: int, n_in: int, has_zero: bool, tmp_path: Path) -> N
     assert (info.shape, info.role) == ((n_out, n_in), LayerType.DENSE)
 
 
+def test_blocks_in_another_order(tmp_path: Path) -> None:
+    """With g_idx a column of the input says which block it is in (as GPTQ orders them by activation)."""
+    tensors: dict[str, Any] = {
+        "w": RNG.integers(0, 255, (6, 4, 8), dtype=np.uint8),
+        "s": RNG.uniform(0.01, 0.1, (6, 4)).astype(np.float32),
+        "z": RNG.uniform(0, 15, (6, 4)).astype(np.float32),
+        "g": RNG.integers(0, 4, 64).astype(np.int32),
+    }
+    node = helper.make_node("MatMulNBits", ["x", *tensors], ["y"], domain=MS, K=64, N=6, bits=4, block_size=16)
+    source = open_onnx(save(tmp_path / "m.onnx", [node], tensors))
+    flat = tensors["w"].reshape(6, 32)
+    codes = np.stack([flat & 15, flat >> 4], axis=-1).reshape(6, 64).astype(np.float32)
+    expected = (codes - tensors["z"][:, tensors["g"]]) * tensors["s"][:, tensors["g"]]
+    np.testing.assert_array_equal(source.load("w"), expected)
+    check_factors(source, "w", "s", "z", "g")
+
+
 def test_blockwise_weights_as_onnxruntime_makes_them(tmp_path: Path) -> None:
     values = RNG.normal(size=(96, 40)).astype(np.float32)
     path = save(tmp_path / "m.onnx", [helper.make_node("MatMul", ["x", "w"], ["y"], name="mm")], {"w": values})
@@ -515,6 +532,13 @@ def test_experts(bits: int, tmp_path: Path) -> None:
         ([helper.make_node("DequantizeLinear", ["w", "x"], ["y"])], "its scales are computed"),
         ([helper.make_node("DequantizeLinear", ["w", "bad"], ["y"], axis=0)], r"its scales have the shape \(3,\)"),
         ([helper.make_node("DequantizeLinear", ["w", "w"], ["y"])], "its scales are of the type uint8"),
+        (
+            [
+                helper.make_node("Gather", ["w", "x"], ["g"]),
+                helper.make_node("DequantizeLinear", ["g", "eight"], ["y"], axis=0),
+            ],
+            "its rows are picked before they are scaled",
+        ),
         ([helper.make_node("MatMulInteger", ["x", "w"], ["y"])], "no multiplication by its scales"),
         (
             [helper.make_node("MatMulNBits", ["x", "w", "one"], ["y"], domain=MS, K=8, N=8, bits=3, block_size=16)],
@@ -532,6 +556,7 @@ def test_what_is_not_dequantised_says_why(nodes: Nodes, match: str, tmp_path: Pa
         "w": RNG.integers(0, 255, (8, 8), dtype=np.uint8),
         "bad": np.ones(3, np.float32),
         "one": np.float32(1),
+        "eight": np.ones(8, np.float32),
     }
     source = open_onnx(save(tmp_path / "m.onnx", nodes, tensors))
     info = next(info for info in source.tensors() if info.name == "w")
