@@ -34,7 +34,7 @@ MAX_SHARDS = 10_000
 
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".jit", ".gguf")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".jit", ".gguf", ".onnx")
 
 _GGUF_PART = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf")
 """A part of a split GGUF file: the first opens all."""
@@ -190,12 +190,12 @@ def file_inside(path: Path, index: Path, shard: str) -> Path:
     except (OSError, RuntimeError) as error:
         # Not there, a name too long for the file system, or a circle of links (RuntimeError before Python 3.13).
         raise ModelNotFoundError(f"{index}: names the shard {shard[:200]!r}, which is missing") from error
-    if folder not in target.parents and not _is_cache_blob(folder, target):
+    if folder not in target.parents and not is_cache_blob(folder, target):
         raise UnsafeCheckpointError(f"{index}: the shard {shard[:200]!r} is a link that leaves its folder")
     return file
 
 
-def _is_cache_blob(folder: Path, target: Path) -> bool:
+def is_cache_blob(folder: Path, target: Path) -> bool:
     """Tell whether ``target`` is where a Hugging Face cache keeps the files of the snapshot ``folder``.
 
     There ``snapshots/<revision>/[<subfolder>/]<file>`` are links to ``blobs/<hash>`` beside ``snapshots``.

@@ -17,6 +17,7 @@ from spectral.loaders.keras_model import is_keras_layer, open_keras
 from spectral.loaders.memory import open_mapping
 from spectral.loaders.model_config import with_config
 from spectral.loaders.numpy_file import open_npy, open_npz
+from spectral.loaders.onnx_file import open_onnx
 from spectral.loaders.protocol import TensorSource
 from spectral.loaders.quantized import Settings, dequantize, read_settings
 from spectral.loaders.safetensors import open_safetensors
@@ -33,6 +34,7 @@ _OPENERS: dict[str, Callable[[Path], TensorSource]] = {
     ".bin": open_torch_file,
     ".ckpt": open_torch_file,
     ".jit": open_torch_file,
+    ".onnx": open_onnx,
     ".npz": open_npz,
     ".npy": open_npy,
     ".gguf": open_gguf,
@@ -45,9 +47,9 @@ def open_model(model: object) -> TensorSource:
     Parameters
     ----------
     model : path, torch.nn.Module, Keras model, mapping or TensorSource
-        A ``.safetensors``, ``.gguf``, ``.npz`` or ``.npy`` file, one of torch (``.pt``, ``.pth``, ``.bin``, ``.ckpt``,
-        ``.jit``), a folder with weights or shards (and a ``config.json`` that tells how attention is laid), a torch
-        module, a Keras model or layer, a state dict, or a dict of numpy arrays. A source that is open already is
+        A ``.safetensors``, ``.gguf``, ``.onnx``, ``.npz`` or ``.npy`` file, one of torch (``.pt``, ``.pth``, ``.bin``,
+        ``.ckpt``, ``.jit``), a folder with weights or shards (and a ``config.json`` that tells how attention is laid), a
+        torch module, a Keras model or layer, a state dict, or a dict of numpy arrays. A source that is open already is
         returned as it is.
 
     Returns
