@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SAME_VALUES = frozenset({"Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Cast", "CastLike"})
 """Operations whose output has the values of the first input in the same order, if not in the same type."""
 
-MAX_FOLLOWED = 1_500_000
+MAX_FOLLOWED = 750_000
 """Uses that are looked at in all; a model of ten thousand tensors has a hundred thousand."""
 
 _MAX_STEPS = 64

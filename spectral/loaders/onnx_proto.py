@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 MAX_NAME_BYTES = 4096
 MAX_TENSORS = 60_000
-MAX_NODES = 200_000
+MAX_NODES = 100_000
 MAX_GRAPHS = 10_000
 MAX_DEPTH = 32
 """Of graphs inside graphs; protobuf itself reads no more than a hundred messages deep, which is 33 graphs."""

@@ -48,7 +48,7 @@ def open_model(model: object) -> TensorSource:
     ----------
     model : path, torch.nn.Module, Keras model, mapping or TensorSource
         A ``.safetensors``, ``.gguf``, ``.onnx``, ``.npz`` or ``.npy`` file, one of torch (``.pt``, ``.pth``, ``.bin``,
-        ``.ckpt``, ``.jit``), a folder with weights or shards (and a ``config.json`` that tells how attention is laid), a
+        ``.ckpt``, ``.jit``), a folder with weights or shards (and a ``config.json`` that says how attention is laid), a
         torch module, a Keras model or layer, a state dict, or a dict of numpy arrays. A source that is open already is
         returned as it is.
 

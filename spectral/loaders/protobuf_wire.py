@@ -22,7 +22,7 @@ VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 RUN = 8
 """Our own beside them: a run of fields of one number, their tags included."""
 
-MAX_FIELDS = 2_000_000
+MAX_FIELDS = 1_000_000
 """A language model of a hundred layers has a fifth of it."""
 
 _SMALL_WINDOW, _LARGE_WINDOW = 1 << 12, 1 << 17

@@ -507,10 +507,10 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "graph as a number": (varint(8) + varint(10) + varint(7 << 3) + varint(1), "wire type 0, which it has not"),
     "deep": (varint(8) + varint(10) + tag(7, nested(100)), "nested more than 32 deep"),
     "many tensors": (raw_model(*[tensor_bytes(dims=(0,), name=str(i)) for i in range(60_001)]), "more than 60000"),
-    "many nodes": (varint(8) + varint(10) + tag(7, tag(1, b"") * 200_001), "more than 200000 nodes"),
+    "many nodes": (varint(8) + varint(10) + tag(7, tag(1, b"") * 100_001), "more than 100000 nodes"),
     "many graphs": (raw_model(extra=tag(1, tag(5, tag(1, b"g") + tag(11, b"") * 20_000))), "more than 10000 graphs"),
-    "many fields": (varint(8) + varint(10) + bytes([0x50, 0]) * 2_100_000, "more than 2000000 fields"),
-    "hub": (raw_model(*HUB, extra=hub()), "go to more than 1500000 places"),
+    "many fields": (varint(8) + varint(10) + bytes([0x50, 0]) * 1_050_000, "more than 1000000 fields"),
+    "hub": (raw_model(*HUB, extra=hub()), "go to more than 750000 places"),
     "no tensors": (varint(8) + varint(10) + tag(7, b""), "holds no tensors"),
 }  # fmt: skip
 
