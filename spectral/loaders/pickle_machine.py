@@ -70,6 +70,33 @@ class Opaque:
     state: Any = field(default=None, repr=False)
 
 
+@dataclass(slots=True, eq=False)
+class Record:
+    """An object of a class that the caller knows: what it was made of, and nothing that it could do.
+
+    Attributes
+    ----------
+    name : Name
+        Its class, or the function that would have made it.
+    arguments : tuple
+        Of that call.
+    state : object
+        What its attributes would have been set from; None where the pickle gives it none.
+    """
+
+    name: Name
+    arguments: tuple[Any, ...] = field(default=(), repr=False)
+    state: Any = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        return str(self.name)
+
+    @property
+    def attributes(self) -> dict[Any, Any]:
+        """Its state where that is a dictionary, otherwise an empty one."""
+        return self.state if type(self.state) is dict else {}
+
+
 class Vocabulary(Protocol):
     """What the caller knows."""
 
@@ -114,8 +141,8 @@ def read_pickle(data: bytes, vocabulary: Vocabulary) -> Any:
     Returns
     -------
     object
-        Made of dict, list, tuple, str, bytes, int, float, bool, None, :class:`Name`, :class:`Opaque` and what the
-        vocabulary returned. A container may hold itself.
+        Made of dict, list, tuple, str, bytes, int, float, bool, None, :class:`Name`, :class:`Opaque`, :class:`Record`
+        and what else the vocabulary returned. A container may hold itself.
 
     Raises
     ------
@@ -284,6 +311,8 @@ def checked_key(key: Any) -> Any:
     """
     kind = type(key)
     if kind is str or kind is bytes or key is None or kind is bool or kind is float:
+        return key
+    if kind is Name or kind is Record:  # Two texts; and itself, so that no two records are one key.
         return key
     if kind is int and abs(key) < 1 << 61:
         return key

@@ -1,7 +1,8 @@
 """What the pickle in a file of ``torch.save`` or ``torch.jit.save`` may say, and the tensors that it describes.
 
-The names are those that torch itself allows in a file that is loaded with ``weights_only=True``, and no others; none
-of them is looked up. A tensor is a storage (an entry of the archive), an offset, a shape and strides.
+The names are those that torch itself allows in a file that is loaded with ``weights_only=True``, those of
+:mod:`spectral.loaders.inert_names`, and no others; none of them is looked up. A tensor is a storage (an entry of the
+archive), an offset, a shape and strides.
 """
 
 from __future__ import annotations
@@ -12,7 +13,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from spectral.loaders.dtypes import why_not_float
-from spectral.loaders.pickle_machine import ForbiddenPickleError, MalformedPickleError, Name, Opaque, checked_key
+from spectral.loaders.inert_names import INERT
+from spectral.loaders.pickle_machine import (
+    ForbiddenPickleError,
+    MalformedPickleError,
+    Name,
+    Opaque,
+    Record,
+    checked_key,
+)
 from spectral.loaders.protocol import TensorInfo
 
 if TYPE_CHECKING:
@@ -198,6 +207,8 @@ class TorchVocabulary:
         if self._is_script and type(value) is dict:
             # What is no dictionary comes from a __getstate__ of the script's own.
             value.update(state if type(state) is dict else {"state": state})
+        elif type(value) is Record:
+            value.state = state
         elif type(value) not in (dict, Opaque):
             raise ForbiddenPickleError("a state for what takes none")
 
@@ -362,6 +373,7 @@ _TENSOR_CLASSES: dict[tuple[str, str], Callable[..., Any]] = {
 }
 
 _KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
+    **INERT,
     **_TENSOR_CLASSES,
     ("collections", "OrderedDict"): _dictionary,
     ("collections", "Counter"): _dictionary,
