@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from spectral.errors import (
     CorruptCheckpointError,
     ModelError,
     ModelNotFoundError,
-    UnsafeCheckpointError,
     UnsupportedModelError,
 )
+from spectral.loaders.dcp_folder import METADATA_FILE, open_distributed
+from spectral.loaders.inside import path_inside
 from spectral.loaders.naming import natural_order, unique_keys
 from spectral.loaders.protocol import CheckpointSource
 from spectral.loaders.spans import stream_of
+from spectral.loaders.split_safetensors import join_pieces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -88,6 +90,8 @@ def open_folder(path: Path, open_file: Callable[[Path], TensorSource]) -> Tensor
     UnsupportedModelError
         Several unrelated weight files, or a single one beside an index that does not name it.
     """
+    if (path / METADATA_FILE).is_file():
+        return open_distributed(path)
     for index_name, weight_name in zip(INDEX_FILES, WEIGHT_FILES, strict=True):
         if (path / index_name).is_file():
             return _open_index(path, path / index_name, path / weight_name, open_file)
@@ -105,12 +109,14 @@ def open_folder(path: Path, open_file: Callable[[Path], TensorSource]) -> Tensor
         )
     shards = [file for file in candidates if file.suffix == ".safetensors"] or candidates
     if len(shards) == 1:
-        return open_file(shards[0])
+        source = open_file(shards[0])
+        return join_pieces(path, {shards[0].name: source}) or source
     if shards[0].suffix != ".safetensors":
         raise UnsupportedModelError(
             f"{path}: several weight files and no index: name one of {', '.join(file.name for file in shards)}"
         )
-    return _join(path, {file.name: open_file(file) for file in shards})
+    opened = {file.name: open_file(file) for file in shards}
+    return join_pieces(path, opened) or _join(path, opened)
 
 
 def _open_index(path: Path, index: Path, single: Path, open_file: Callable[[Path], TensorSource]) -> TensorSource:
@@ -120,7 +126,7 @@ def _open_index(path: Path, index: Path, single: Path, open_file: Callable[[Path
         raise UnsupportedModelError(f"{path}: holds {single.name} and {index.name}, which does not name it: remove one")
     opened: dict[str, TensorSource] = {}
     for shard in sorted(set(weight_map.values()), key=natural_order):
-        opened[shard] = open_file(_inside(path, index, shard))
+        opened[shard] = open_file(path_inside(path, index, shard))
     held = {shard: {info.name for info in source.tensors()} for shard, source in opened.items()}
     for name, shard in weight_map.items():
         if name not in held[shard]:
@@ -149,31 +155,6 @@ def _read_weight_map(index: Path) -> dict[str, str]:
         if not isinstance(shard, str):
             raise CorruptCheckpointError(f"{index}: weight_map[{name[:200]!r}] is not a file name")
     return weight_map
-
-
-def _inside(path: Path, index: Path, shard: str) -> Path:
-    """Return the path of a shard, which must lie in the folder of its index, links resolved."""
-    relative = PurePosixPath(shard)
-    is_plain = shard.isprintable() and "\\" not in shard
-    if not relative.parts or relative.is_absolute() or ".." in relative.parts or not is_plain:
-        raise UnsafeCheckpointError(f"{index}: names the shard {shard[:200]!r}, outside its folder")
-    file = path / relative
-    try:
-        folder, target = path.resolve(), file.resolve(strict=True)
-    except (OSError, RuntimeError) as error:
-        # Not there, a name too long for the file system, or a circle of links (RuntimeError before Python 3.13).
-        raise ModelNotFoundError(f"{index}: names the shard {shard[:200]!r}, which is missing") from error
-    if folder not in target.parents and not _is_cache_blob(folder, target):
-        raise UnsafeCheckpointError(f"{index}: the shard {shard[:200]!r} is a link that leaves its folder")
-    return file
-
-
-def _is_cache_blob(folder: Path, target: Path) -> bool:
-    """Tell whether ``target`` is where a Hugging Face cache keeps the files of the snapshot ``folder``.
-
-    There ``snapshots/<revision>/[<subfolder>/]<file>`` are links to ``blobs/<hash>`` beside ``snapshots``.
-    """
-    return any(parent.name == "snapshots" and target.parent == parent.with_name("blobs") for parent in folder.parents)
 
 
 def _join(path: Path, opened: dict[str, TensorSource]) -> ShardedFolder:

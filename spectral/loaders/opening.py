@@ -81,7 +81,7 @@ def _open_path(path: Path) -> TensorSource:
     except (OSError, ValueError) as error:
         raise ModelError(f"{str(path)[:200]!r}: cannot be read: {error}") from error
     if stat.S_ISDIR(mode):
-        return with_config(open_folder(path, _open_file), path)
+        return with_config(_named_in_text(open_folder(path, _open_file), path), path)
     return _open_file(path)
 
 
@@ -97,6 +97,10 @@ def _open_file(path: Path) -> TensorSource:
     source = opener(path)
     if not source.tensors():
         raise CorruptCheckpointError(f"{path}: holds no tensors")
+    return _named_in_text(source, path)
+
+
+def _named_in_text(source: TensorSource, path: Path) -> TensorSource:
     for info in source.tensors():
         # Half a surrogate pair is no text: it could be printed, written and compared nowhere.
         if any("\ud800" <= character <= "\udfff" for character in info.name):

@@ -70,6 +70,8 @@ class SafetensorsFile:
     path: Path
     infos: dict[str, TensorInfo] = field(repr=False)
     offsets: dict[str, tuple[int, int]] = field(repr=False)
+    metadata: dict[str, str] = field(default_factory=dict, repr=False)
+    """The texts of its ``__metadata__``."""
 
     @property
     def label(self) -> str:
@@ -151,7 +153,10 @@ def open_safetensors(path: Path) -> SafetensorsFile:
         offsets[name] = (first_byte + begin, first_byte + end)
     _check_layout(path, offsets, first_byte, n_file)
     infos.sort(key=lambda info: natural_order(info.name))
-    return SafetensorsFile(path=path, infos={info.name: info for info in infos}, offsets=offsets)
+    found = entries.get("__metadata__")
+    texts = found if isinstance(found, dict) else {}
+    metadata = {key: text for key, text in texts.items() if isinstance(text, str)}
+    return SafetensorsFile(path=path, infos={info.name: info for info in infos}, offsets=offsets, metadata=metadata)
 
 
 def _read_header(path: Path, prefix: bytes, n_file: int, read: Any) -> tuple[int, dict[str, Any]]:
