@@ -20,7 +20,7 @@ from spectral.loaders.assembly import assemble, assemble_span, assemble_stream, 
 from spectral.loaders.dcp_metadata import MAX_METADATA_BYTES, Piece, SplitTensor, read_metadata
 from spectral.loaders.inside import path_inside
 from spectral.loaders.naming import natural_order
-from spectral.loaders.pickle_machine import ForbiddenPickleError, MalformedPickleError
+from spectral.loaders.pickle_machine import ForbiddenPickleError, LongPickleError, MalformedPickleError
 from spectral.loaders.protocol import TensorInfo
 from spectral.loaders.state_dict import CONTAINER_KEYS, find_weights, is_training_state, list_outside, name_tensors
 from spectral.loaders.tiling import Budget, why_not_tiled
@@ -137,7 +137,7 @@ def open_distributed(path: Path) -> DistributedFolder:
         if packing is not None:
             reason = f"packed by {packing}, which is not read: save without extensions"
             infos[name] = TensorInfo(name=name, shape=info.shape, dtype=info.dtype, refusal=reason)
-    infos.update({info.name: info for info in list_outside(content, names)})
+    infos.update({info.name: info for info in list_outside(path, content, names)})
     for tensor, key in training:
         name = tensor.name if tensor.name not in infos else f"(training) {tensor.name}"
         reason = TRAINING_TENSOR.format(key=key)
@@ -156,6 +156,11 @@ def _read_description(path: Path) -> tuple[SplitTensor, ...]:
         raise CorruptCheckpointError(f"{file}: larger than {MAX_METADATA_BYTES} bytes")
     try:
         return read_metadata(data)
+    except LongPickleError as error:
+        raise UnsupportedModelError(
+            f"{file}: describes more pieces than are read ({error}): put them together with "
+            "torch.distributed.checkpoint.format_utils.dcp_to_torch_save"
+        ) from error
     except MalformedPickleError as error:
         raise CorruptCheckpointError(
             f"{file}: not a readable description of a distributed checkpoint ({error})"

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 MAX_INDEX_BYTES = 100_000_000
 """Far above any real index (a few MB for the largest models); a guard against a file made to fill memory."""
 
-INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".jit")
+INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json", "flax_model.msgpack.index.json")
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "flax_model.msgpack")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".jit", ".msgpack")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from spectral.loaders.folder import open_folder
 from spectral.loaders.keras_model import is_keras_layer, open_keras
 from spectral.loaders.memory import open_mapping
 from spectral.loaders.model_config import with_config
+from spectral.loaders.msgpack_file import open_msgpack
 from spectral.loaders.numpy_file import open_npy, open_npz
 from spectral.loaders.protocol import TensorSource
 from spectral.loaders.safetensors import open_safetensors
@@ -32,6 +33,7 @@ _OPENERS: dict[str, Callable[[Path], TensorSource]] = {
     ".jit": open_torch_file,
     ".npz": open_npz,
     ".npy": open_npy,
+    ".msgpack": open_msgpack,
 }
 
 
@@ -41,10 +43,10 @@ def open_model(model: object) -> TensorSource:
     Parameters
     ----------
     model : path, torch.nn.Module, Keras model, mapping or TensorSource
-        A ``.safetensors``, ``.npz`` or ``.npy`` file, one of torch (``.pt``, ``.pth``, ``.bin``, ``.ckpt``, ``.jit``),
-        a folder with weights or shards (and a ``config.json`` that tells how attention is laid), a torch module, a
-        Keras model or layer, a state dict, or
-        a dict of numpy arrays. A source that is open already is returned as it is.
+        A ``.safetensors``, ``.npz`` or ``.npy`` file, one of torch (``.pt``, ``.pth``, ``.bin``, ``.ckpt``, ``.jit``)
+        or of Flax (``.msgpack``), a folder with weights or shards (and a ``config.json`` that tells how attention is
+        laid), or one that torch's distributed training or DeepSpeed wrote, a torch module, a Keras model or layer, a
+        state dict, or a dict of numpy arrays. A source that is open already is returned as it is.
 
     Returns
     -------

@@ -37,6 +37,10 @@ class MalformedPickleError(ValueError):
     """The bytes are no complete pickle, or one that breaks its own rules."""
 
 
+class LongPickleError(MalformedPickleError):
+    """It has more instructions than are followed."""
+
+
 class ForbiddenPickleError(ValueError):
     """The pickle wants to do more than build data.
 
@@ -190,7 +194,7 @@ class _Machine:
                     raise ForbiddenPickleError(f"the instruction {_FORBIDDEN[code]}")
                 raise MalformedPickleError(f"no instruction has the code {code}")
             instruction(self)
-        raise MalformedPickleError(f"more than {MAX_INSTRUCTIONS} instructions")
+        raise LongPickleError(f"more than {MAX_INSTRUCTIONS} instructions")
 
     def take(self, n_bytes: int) -> bytes:
         """Return the next bytes of the pickle."""

@@ -33,6 +33,9 @@ OUTSIDE = "lies outside the state dict that is analysed"
 
 _MAX_NESTING = 64
 
+_MAX_NAMES = 50_000_000
+"""Characters in the names of all tensors: a key of a megabyte could be part of a hundred thousand of them."""
+
 
 def is_training_state(key: object) -> bool:
     """Tell whether an entry of this name holds the state of the training."""
@@ -54,12 +57,12 @@ def find_weights(path: Path, content: Any, depth: int = 0) -> Mapping[Any, Any]:
         raise UnsupportedModelError(f"{path}: holds a {kind}, expected a state dict (names to tensors)")
     for key in CONTAINER_KEYS if depth < _MAX_NESTING else ():
         inner = content.get(key)
-        if isinstance(inner, Mapping) and _holds_tensors(inner):
+        if isinstance(inner, Mapping) and _holds_tensors(path, inner):
             return find_weights(path, inner, depth + 1)
     parts = {
         key: value for key, value in content.items() if isinstance(value, StoredTensor) or not is_training_state(key)
     }
-    if _holds_tensors(parts):
+    if _holds_tensors(path, parts):
         return parts
     keys = ", ".join(str(key)[:40] for key in list(content)[:8]) or "none"
     raise UnsupportedModelError(
@@ -77,14 +80,14 @@ def name_tensors(path: Path, content: Mapping[Any, Any]) -> dict[str, StoredTens
         Two have one name.
     """
     tensors: dict[str, StoredTensor] = {}
-    for name, tensor in _flatten(content):
+    for name, tensor in _flatten(path, content):
         if name in tensors:
             raise CorruptCheckpointError(f"{path}: two tensors would be named {name[:200]!r}")
         tensors[name] = tensor
     return tensors
 
 
-def list_outside(content: Any, taken: Mapping[str, StoredTensor]) -> Iterator[TensorInfo]:
+def list_outside(path: Path, content: Any, taken: Mapping[str, StoredTensor]) -> Iterator[TensorInfo]:
     """Yield what was saved beside the weights that were taken: a second container, lists of tensors.
 
     Their values are not read, but they are listed with a reason, and count against coverage.
@@ -93,22 +96,23 @@ def list_outside(content: Any, taken: Mapping[str, StoredTensor]) -> Iterator[Te
         return
     known = {id(tensor) for tensor in taken.values()}
     rest = {key: value for key, value in content.items() if not is_training_state(key)}
-    for name, tensor in _flatten(rest):
+    for name, tensor in _flatten(path, rest):
         if id(tensor) not in known:
             free_name = name if name not in taken else f"(outside) {name}"
             yield replace(tensor.describe(free_name), refusal=OUTSIDE)
 
 
-def _holds_tensors(content: Mapping[Any, Any]) -> bool:
-    return any(True for _ in _flatten(content))
+def _holds_tensors(path: Path, content: Mapping[Any, Any]) -> bool:
+    return any(True for _ in _flatten(path, content))
 
 
-def _flatten(content: Mapping[Any, Any]) -> Iterator[tuple[str, StoredTensor]]:
+def _flatten(path: Path, content: Mapping[Any, Any]) -> Iterator[tuple[str, StoredTensor]]:
     """Yield every tensor of nested mappings, lists and records under its dotted name.
 
     Each of them is entered once: a file can hold one that contains itself, or is contained a billion times.
     """
     seen = {id(content)}
+    n_characters = 0
     pending: list[tuple[str, int, Any]] = [("", 0, content)]
     while pending:
         name, depth, value = pending.pop()
@@ -125,7 +129,11 @@ def _flatten(content: Mapping[Any, Any]) -> Iterator[tuple[str, StoredTensor]]:
                 yield name, array
                 continue
             prefix = f"{name}." if depth else ""
-            pending.extend((f"{prefix}{key}", depth + 1, inner) for key, inner in reversed(_inside(value)))
+            inside = _inside(value)
+            n_characters += len(prefix) * len(inside)
+            if n_characters > _MAX_NAMES:
+                raise CorruptCheckpointError(f"{path}: the names in it have more than {_MAX_NAMES} characters together")
+            pending.extend((f"{prefix}{key}", depth + 1, inner) for key, inner in reversed(inside))
 
 
 def _inside(value: Any) -> list[tuple[Any, Any]]:

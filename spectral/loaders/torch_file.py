@@ -143,7 +143,7 @@ def weights_in(archive: TorchArchive) -> TorchFile:
         raise UnsupportedModelError(f"{path}: holds no tensors")
     source = tensors_of(archive, tensors)
     if not archive.is_script:
-        source.infos.update({info.name: info for info in list_outside(content, tensors)})
+        source.infos.update({info.name: info for info in list_outside(path, content, tensors)})
     return source
 
 
