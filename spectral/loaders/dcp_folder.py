@@ -191,8 +191,9 @@ def _check_pieces(path: Path, tensors: tuple[SplitTensor, ...]) -> None:
 
 
 def _check_ranges(path: Path, file: str, ranges: list[tuple[int, int, str]]) -> None:
+    inside = path_inside(path, path / METADATA_FILE, file)
     try:
-        n_file = path_inside(path, path / METADATA_FILE, file).stat().st_size
+        n_file = inside.stat().st_size
     except OSError as error:
         raise ModelError(f"{path / METADATA_FILE}: {file[:100]!r} cannot be read: {error.strerror}") from error
     reached, last = 0, ""

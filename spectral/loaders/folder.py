@@ -12,12 +12,12 @@ from spectral.errors import (
     ModelNotFoundError,
     UnsupportedModelError,
 )
-from spectral.loaders.dcp_folder import METADATA_FILE, open_distributed
 from spectral.loaders.inside import path_inside
 from spectral.loaders.naming import natural_order, unique_keys
 from spectral.loaders.protocol import CheckpointSource
 from spectral.loaders.spans import stream_of
 from spectral.loaders.split_safetensors import join_pieces
+from spectral.loaders.training_folders import open_inside, open_training
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -69,8 +69,9 @@ class ShardedFolder:
 def open_folder(path: Path, open_file: Callable[[Path], TensorSource]) -> TensorSource:
     """Open the checkpoint inside a folder.
 
-    An index file is followed first, then ``model.safetensors`` or ``pytorch_model.bin``, then the
-    ``.safetensors`` files of the folder together, then a single file of another weight format.
+    A folder that a distributed training wrote is read as one. Otherwise an index file is followed first, then
+    ``model.safetensors`` or ``pytorch_model.bin``, then the ``.safetensors`` files of the folder together, then the
+    newest checkpoint of a training inside, then a single file of another weight format.
 
     Parameters
     ----------
@@ -90,24 +91,38 @@ def open_folder(path: Path, open_file: Callable[[Path], TensorSource]) -> Tensor
     UnsupportedModelError
         Several unrelated weight files, or a single one beside an index that does not name it.
     """
-    if (path / METADATA_FILE).is_file():
-        return open_distributed(path)
+    return open_training(path) or _open_named(path, open_file) or _open_candidates(path, open_file)
+
+
+def _open_named(path: Path, open_file: Callable[[Path], TensorSource]) -> TensorSource | None:
+    """Open what an index or the name of a file says to be the model, or return None."""
     for index_name, weight_name in zip(INDEX_FILES, WEIGHT_FILES, strict=True):
         if (path / index_name).is_file():
             return _open_index(path, path / index_name, path / weight_name, open_file)
     for weight_name in WEIGHT_FILES:
         if (path / weight_name).is_file():
             return open_file(path / weight_name)
+    return None
+
+
+def _open_candidates(path: Path, open_file: Callable[[Path], TensorSource]) -> TensorSource:
+    """Open the files whose suffix says that they are weights."""
     try:
         candidates = sorted(file for file in path.iterdir() if file.suffix in WEIGHT_SUFFIXES and file.is_file())
     except OSError as error:
         raise ModelError(f"{path}: cannot be listed: {error.strerror}") from error
-    if not candidates:
+    shards = [file for file in candidates if file.suffix == ".safetensors"]
+    if not shards:
+        # Before the other files: beside them are those of schedulers and random numbers.
+        inside = open_inside(path)
+        if inside is not None:
+            return inside
+        shards = candidates
+    if not shards:
         raise ModelNotFoundError(
             f"{path}: the folder holds no weights (looked for {', '.join(INDEX_FILES + WEIGHT_FILES)} "
             f"and *{', *'.join(WEIGHT_SUFFIXES)})"
         )
-    shards = [file for file in candidates if file.suffix == ".safetensors"] or candidates
     if len(shards) == 1:
         source = open_file(shards[0])
         return join_pieces(path, {shards[0].name: source}) or source

@@ -111,9 +111,7 @@ def _require_all(path: Path, files: Mapping[str, SafetensorsFile]) -> None:
     numbers = {int(match[1]) for match in found if match is not None}
     missing = sorted(set(range(1, len(numbers) + 1)) - numbers)
     if None not in found and missing:
-        raise CorruptCheckpointError(
-            f"{path}: the shard of process {missing[0]} is missing beside {len(numbers)} others"
-        )
+        raise CorruptCheckpointError(f"{path}: the shard of process {missing[0]} of {max(numbers)} is missing")
 
 
 def _read_offsets(file: SafetensorsFile) -> dict[str, Any]:

@@ -31,6 +31,8 @@ TRAINING_STATE = re.compile(
 
 OUTSIDE = "lies outside the state dict that is analysed"
 
+PARTITIONED = "partitioned by ZeRO stage 3 over the files of the folder: open the folder"
+
 _MAX_NESTING = 64
 
 _MAX_NAMES = 50_000_000
@@ -100,6 +102,21 @@ def list_outside(path: Path, content: Any, taken: Mapping[str, StoredTensor]) ->
         if id(tensor) not in known:
             free_name = name if name not in taken else f"(outside) {name}"
             yield replace(tensor.describe(free_name), refusal=OUTSIDE)
+
+
+def mark_partitioned(content: Any, infos: dict[str, TensorInfo]) -> None:
+    """Refuse parameters that a file of ZeRO stage 3 only names: their values are in other files of its folder."""
+    groups = content.get("param_shapes") if isinstance(content, Mapping) else None
+    for group in groups if isinstance(groups, list) else []:
+        for name, shape in group.items() if isinstance(group, Mapping) else []:
+            info = infos.get(name) if isinstance(name, str) else None
+            if (
+                info is not None
+                and info.n_values == 0
+                and isinstance(shape, tuple)
+                and all(type(n) is int and n > 0 for n in shape)
+            ):
+                infos[info.name] = replace(info, shape=shape, refusal=PARTITIONED)
 
 
 def _holds_tensors(path: Path, content: Mapping[Any, Any]) -> bool:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     Box = tuple[tuple[int, ...], tuple[int, ...]]
 
-MAX_COMPARISONS = 2_000_000
+MAX_COMPARISONS = 500_000
 """Of boxes of one checkpoint with each other: pieces of one row or column of processes never need as many."""
 
 
@@ -48,14 +48,17 @@ def why_not_tiled(shape: Sequence[int], boxes: Sequence[Box], budget: Budget) ->
     if n_covered != math.prod(shape):
         return f"its pieces have {n_covered} values where its shape {list(shape)} has {math.prod(shape)}"
     # As many values as the tensor: where no two share one, none is left out.
-    return _overlap(filled, budget) if len(filled) > 1 else None
+    return _overlap(len(shape), filled, budget) if len(filled) > 1 else None
 
 
-def _overlap(boxes: Sequence[Box], budget: Budget) -> str | None:
+def _overlap(n_axes: int, boxes: Sequence[Box], budget: Budget) -> str | None:
+    if n_axes == 0:
+        return f"{len(boxes)} pieces of one value"
+    # Along the axis with the most cuts: what has ended there meets none of those that follow.
+    axis = max(range(n_axes), key=lambda axis: len({offsets[axis] for offsets, _ in boxes}))
     open_boxes: list[Box] = []
-    for offsets, sizes in sorted(boxes):
-        # In order of the first axis: what has ended there meets none of those that follow.
-        open_boxes = [box for box in open_boxes if box[0][0] + box[1][0] > offsets[0]]
+    for offsets, sizes in sorted(boxes, key=lambda box: (box[0][axis], box)):
+        open_boxes = [box for box in open_boxes if box[0][axis] + box[1][axis] > offsets[axis]]
         if not budget.spend(len(open_boxes)):
             return "more pieces beside each other than any checkpoint has"
         for other_offsets, other_sizes in open_boxes:

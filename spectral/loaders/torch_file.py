@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from spectral.errors import ModelError, UnsupportedModelError
 from spectral.loaders.byte_ranges import read_range, stream_range
 from spectral.loaders.dtypes import numpy_dtype
-from spectral.loaders.state_dict import find_weights, list_outside, name_tensors
+from spectral.loaders.state_dict import find_weights, list_outside, mark_partitioned, name_tensors
 from spectral.loaders.ties import mark_ties
 from spectral.loaders.torch_archive import TorchArchive, read_archive
 
@@ -143,6 +143,7 @@ def weights_in(archive: TorchArchive) -> TorchFile:
         raise UnsupportedModelError(f"{path}: holds no tensors")
     source = tensors_of(archive, tensors)
     if not archive.is_script:
+        mark_partitioned(content, source.infos)
         source.infos.update({info.name: info for info in list_outside(path, content, tensors)})
     return source
 
