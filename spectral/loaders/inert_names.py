@@ -50,7 +50,7 @@ _RECORDS: Mapping[str, tuple[str, ...]] = {
     "deepspeed.utils.tensor_fragment": ("fragment_address",),
 }
 
-_PLAIN_TYPES = ("bool", "dict", "float", "int", "list", "long", "str", "tuple")
+_PLAIN_TYPES = ("bool", "dict", "float", "int", "list", "long", "str", "tuple", "unicode")
 
 _NAMED_ONLY: Mapping[str, tuple[str, ...]] = {
     # Element types and factories, in the descriptions of other values.

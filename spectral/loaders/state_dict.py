@@ -164,6 +164,8 @@ def _pickled_array(record: Record) -> StoredTensor | None:
 
     Its state is a version, the shape, the element type, the order of axes, and the values.
     """
+    if isinstance(record.state, StoredTensor):
+        return record.state
     if record.name.name != "_reconstruct" or type(record.state) is not tuple or len(record.state) != 5:
         return None
     _, shape, kind, _, _ = record.state
@@ -171,7 +173,10 @@ def _pickled_array(record: Record) -> StoredTensor | None:
     if dtype is None or type(shape) is not tuple or any(type(length) is not int or length < 0 for length in shape):
         return None
     reason = "a numpy array inside the pickle is not read: save a tensor"
-    return StoredTensor(dtype=dtype, shape=shape, strides=(0,) * len(shape), refusal=reason)
+    # Kept in place of its state: it is the same tensor when it is met again.
+    tensor = StoredTensor(dtype=dtype, shape=shape, strides=(0,) * len(shape), refusal=reason)
+    record.state = tensor
+    return tensor
 
 
 def _array_type(kind: Any) -> str | None:
