@@ -198,11 +198,11 @@ class _Machine:
 
     def take(self, n_bytes: int) -> bytes:
         """Return the next bytes of the pickle."""
-        end = self._at + n_bytes
-        if end > len(self._data):
-            raise MalformedPickleError(f"{n_bytes} bytes are announced where {len(self._data) - self._at} are left")
-        taken = self._data[self._at : end]
-        self._at = end
+        begin = self._at
+        taken = self._data[begin : begin + n_bytes]
+        if len(taken) != n_bytes:
+            raise MalformedPickleError(f"{n_bytes} bytes are announced where {len(self._data) - begin} are left")
+        self._at = begin + n_bytes
         return taken
 
     def number(self, n_bytes: int, *, signed: bool = False) -> int:
@@ -229,9 +229,10 @@ class _Machine:
 
     def required_top(self) -> Any:
         """Return the value on top of the stack."""
-        if self.top is _MARK:
+        stack = self._stack
+        if not stack or stack[-1] is _MARK:
             raise MalformedPickleError("an instruction needs a value where there is none")
-        return self.top
+        return stack[-1]
 
     def top_as(self, kind: type) -> Any:
         """Return the value on top of the stack, which must be of a kind."""
@@ -252,8 +253,10 @@ class _Machine:
 
     def pop(self) -> Any:
         """Take the value on top from the stack."""
-        self.required_top()
-        return self._stack.pop()
+        stack = self._stack
+        if not stack or stack[-1] is _MARK:
+            raise MalformedPickleError("an instruction needs a value where there is none")
+        return stack.pop()
 
     def pop_group(self) -> list[Any]:
         """Take everything above the last mark from the stack, and the mark."""
