@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from spectral.errors import CorruptCheckpointError, ModelError
 from spectral.loaders.byte_ranges import stream_range
-from spectral.loaders.dtypes import numpy_dtype, stored_dtype
+from spectral.loaders.dtypes import FLOAT_DTYPES, numpy_dtype, stored_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -39,7 +39,7 @@ class RunSource:
     infos : dict of str to TensorInfo
         The headers.
     runs : mapping of str to tuple of Run
-        Name -> runs; together as long as the tensor. What is refused may have none.
+        Name -> runs; together as long as the tensor. What is refused or empty may have none.
     """
 
     path: Path
@@ -63,12 +63,14 @@ class RunSource:
 
     def stream(self, name: str) -> Iterator[memoryview]:
         self._require(name)
-        return chain.from_iterable(stream_range(run.path, name, run.begin, run.end) for run in self.runs[name])
+        return chain.from_iterable(stream_range(run.path, name, run.begin, run.end) for run in self._runs_of(name))
 
     def load_all(self) -> dict[str, NDArray[Any]]:
         """Return every tensor whose values are in the files, integers too."""
         return {
-            name: self._read(name, 0, self.infos[name].n_values).reshape(self.infos[name].shape) for name in self.runs
+            name: self._read(name, 0, info.n_values).reshape(info.shape)
+            for name, info in self.infos.items()
+            if info.refusal is None or name in self.runs
         }
 
     def _require(self, name: str) -> TensorInfo:
@@ -77,11 +79,17 @@ class RunSource:
             raise ModelError(f"{self.path}: tensor {name!r}: {info.refusal}")
         return info
 
+    def _runs_of(self, name: str) -> tuple[Run, ...]:
+        return self.runs.get(name, ())
+
     def _read(self, name: str, begin: int, end: int) -> NDArray[Any]:
         import numpy as np
 
         info = self.infos[name]
-        dtype = numpy_dtype(info.dtype) if info.refusal is None else stored_dtype(info.dtype)
+        try:
+            dtype = numpy_dtype(info.dtype) if info.dtype in FLOAT_DTYPES else stored_dtype(info.dtype)
+        except TypeError:
+            dtype = None  # A type of torch's or of ml_dtypes alone.
         if dtype is None:
             raise ModelError(f"{self.path}: tensor {name!r}: no array has the type {info.dtype}")
         values = np.empty(end - begin, dtype=dtype)
@@ -91,7 +99,7 @@ class RunSource:
     def _fill(self, name: str, target: memoryview, first: int) -> None:
         """Fill memory with the bytes of a tensor from one on."""
         filled = 0
-        for run in self.runs[name]:
+        for run in self._runs_of(name):
             length = run.end - run.begin
             skipped = min(first, length)
             first -= skipped

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-METADATA_FILE = ".metadata"
+METADATA_FILE, PIECES_SUFFIX = ".metadata", ".distcp"
 
 MAX_KEYS = 64
 

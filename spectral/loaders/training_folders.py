@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from spectral.errors import ModelError, UnsupportedModelError
-from spectral.loaders.dcp_folder import METADATA_FILE, open_distributed
+from spectral.loaders.dcp_folder import METADATA_FILE, PIECES_SUFFIX, open_distributed
 from spectral.loaders.deepspeed_folder import find_latest, is_deepspeed, open_deepspeed
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ MAX_LOOKED_AT = 100
 
 def open_training(path: Path) -> TensorSource | None:
     """Open a folder that is itself a checkpoint of a distributed training, or return None where it is none."""
-    if (path / METADATA_FILE).is_file():
+    if (path / METADATA_FILE).is_file() and any(path.glob(f"*{PIECES_SUFFIX}")):
         return open_distributed(path)
     return open_deepspeed(path) if is_deepspeed(path) else None
 

@@ -125,6 +125,22 @@ def test_stage_3_is_put_together(n_processes: int, n_groups: int, tmp_path: Path
     assert len(run_without_torch(BITS, folder).splitlines()) == len(found)
 
 
+def test_parameters_without_values(tmp_path: Path) -> None:
+    folder = write_stage_3(tmp_path / "c", {"w": torch.ones(3, 3), "empty": torch.ones(0, 3)})
+    source: Any = open_model(folder)
+    assert source.load("empty").shape == (0, 3)
+    assert list(source.stream("empty")) == []
+    assert source.load_all()["empty"].shape == (0, 3)
+
+
+def test_a_buffer_of_a_type_that_no_array_has(tmp_path: Path) -> None:
+    bits8 = torch.ones(3, dtype=torch.uint8).view(torch.bits8)
+    source: Any = open_model(write_stage_3(tmp_path / "c", tensors(), buffers={"codes": bits8}))
+    assert {info.name: info.refusal for info in source.tensors()}["codes"] is not None
+    with pytest.raises(ModelError, match="'codes': no array has the type bits8"):
+        source.load_all()
+
+
 def test_one_file_of_stage_3_alone_has_no_values(tmp_path: Path) -> None:
     folder = write_stage_3(tmp_path / "global_step10", tensors())
     description = describe(folder / "zero_pp_rank_0_mp_rank_00_model_states.pt")

@@ -480,6 +480,23 @@ def test_a_description_that_would_run(tmp_path: Path) -> None:
     check_refused(folder, UnsafeCheckpointError, r"\.metadata: unsafe: its pickle asks for \w+\.system, which")
 
 
+def test_two_pieces_at_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def changed(metadata: Metadata) -> None:
+        first = next(iter(metadata.storage_data.values()))
+        monkeypatch.setattr(MetadataIndex, "__hash__", object.__hash__)
+        monkeypatch.setattr(MetadataIndex, "__eq__", object.__eq__)
+        metadata.storage_data[MetadataIndex("w", (2, 0))] = first
+
+    folder = described(tmp_path / "c", chunks=ROWS, changed=changed)
+    check_refused(folder, CorruptCheckpointError, r"'w': two pieces begin at \[2, 0\]")
+
+
+def test_a_file_of_the_same_name_is_no_description(tmp_path: Path) -> None:
+    (tmp_path / ".metadata").write_text("notes")
+    torch.save({"w": torch.ones(3, 3)}, tmp_path / "model.pt")
+    assert [info.name for info in open_model(tmp_path).tensors()] == ["w"]
+
+
 def test_two_keys_to_one_place(tmp_path: Path) -> None:
     def changed(metadata: Metadata) -> None:
         tensor = metadata.state_dict_metadata["w"]
