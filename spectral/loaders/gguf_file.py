@@ -22,11 +22,11 @@ from spectral.errors import (
     UnsupportedModelError,
 )
 from spectral.loaders.byte_ranges import read_range, stream_range
-from spectral.loaders.folder import file_inside
 from spectral.loaders.gguf_header import ORIGINAL_SHAPE, DescribedTensor, Header, Value, read_header
 from spectral.loaders.gguf_layout import Change, Layout, layout_of, stores_transposed
 from spectral.loaders.gguf_names import original_candidates
 from spectral.loaders.gguf_types import KINDS, PIECE_VALUES, Kind, decode, needs_package
+from spectral.loaders.inside import path_inside
 from spectral.loaders.naming import natural_order
 from spectral.loaders.protocol import TensorInfo
 
@@ -254,7 +254,7 @@ def _other_parts(path: Path, first: Header) -> dict[Path, Header]:
         raise UnsupportedModelError(f"{path}: is part {number + 1} of {count}: name the first, {names[0]}")
     parts: dict[Path, Header] = {}
     for index, name in enumerate(names[1:], start=1):
-        part = file_inside(path.parent, path, name)
+        part = path_inside(path.parent, path, name)
         header = _read(part)
         if (_number(header, "split.no"), _number(header, "split.count")) != (index, count):
             raise CorruptCheckpointError(

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from spectral.errors import CorruptCheckpointError, ModelError, ModelNotFoundError, UnsafeCheckpointError
-from spectral.loaders.folder import is_cache_blob
+from spectral.loaders.inside import is_cache_blob
 
 if TYPE_CHECKING:
     from spectral.loaders.onnx_proto import TensorProto
