@@ -16,6 +16,8 @@ SUFFIXES = {
     "npz": ".npz",
     "npy": ".npy",
     "gguf": ".gguf",
+    "onnx": ".onnx",
+    "msgpack": ".msgpack",
 }
 """Format -> how its file ends."""
 

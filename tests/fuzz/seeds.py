@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors.torch
@@ -14,6 +14,8 @@ from tests.fuzz.reading import CORPUS, SUFFIXES
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
 
 def _safetensors(folder: Path) -> None:
@@ -62,12 +64,47 @@ def _gguf(folder: Path) -> None:
         writer.close()
 
 
+def _onnx(folder: Path) -> None:
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    weights = {
+        "w": np.ones((3, 2), dtype=np.float32),
+        "q": np.ones((2, 4), dtype=np.int8),
+        "s": np.ones(4, dtype=np.float32),
+    }
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], name="/fc/MatMul"),
+        helper.make_node("DequantizeLinear", ["q", "s"], ["d"], axis=1),
+        helper.make_node("MatMul", ["h", "d"], ["y"]),
+    ]
+    ends = (helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xy")
+    graph = helper.make_graph(
+        nodes, "g", *([end] for end in ends), [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    )
+    save(helper.make_model(graph), folder / "plain.onnx")
+
+
+def _msgpack(folder: Path) -> None:
+    import msgpack
+
+    def array(values: NDArray[Any]) -> Any:
+        return msgpack.ExtType(1, msgpack.packb((values.shape, values.dtype.name, values.tobytes()), use_bin_type=True))
+
+    tree = {
+        "params": {"dense": {"kernel": array(np.ones((3, 2), dtype=np.float32)), "bias": array(np.ones(2))}},
+        "step": 3,
+    }
+    (folder / "plain.msgpack").write_bytes(msgpack.packb(tree, use_bin_type=True))
+
+
 WRITERS: dict[str, Callable[[Path], None]] = {
     "safetensors": _safetensors,
     "torch": _torch,
     "npz": _npz,
     "npy": _npy,
     "gguf": _gguf,
+    "onnx": _onnx,
+    "msgpack": _msgpack,
 }
 
 

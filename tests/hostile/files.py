@@ -4,7 +4,9 @@ from tests.hostile import (  # noqa: F401 (imported for what they register)
     coded_files,
     folder_files,
     gguf_files,
+    msgpack_files,
     numpy_files,
+    onnx_files,
     safetensors_files,
     torch_files,
 )
