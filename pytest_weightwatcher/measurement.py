@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_weightwatcher.planning import CheckedModel
+    from spectral.loaders.protocol import TensorInfo
     from spectral.weights import MatrixSpec
 
 T = TypeVar("T")
@@ -52,6 +53,7 @@ class Measurements:
         self._futures: dict[tuple[object, ...], Future[object]] = {}
         self._records: dict[tuple[int, str], LayerRecord] = {}
         self._sets: dict[int, LayerSets] = {}
+        self._headers: dict[int, dict[str, TensorInfo]] = {}
         self._matrices: dict[tuple[object, ...], tuple[MatrixSpec, Future[object]]] = {}
 
     def begin(self, model: CheckedModel, spec: MatrixSpec, *, with_baseline: bool) -> None:
@@ -160,7 +162,10 @@ class Measurements:
         task, base = task_of(model, spec), model.baseline.tasks[name]
         if task.spec.shape != base.spec.shape:
             return LayerComparison(blocked="the baseline's layer has another shape")
-        return compare_rounding_of(self._once((id(model), spec.name, "rounding"), _rounding, task, base).result())
+        if id(model) not in self._headers:
+            self._headers[id(model)] = {info.name: info for info in model.description.source.tensors()}
+        info = self._headers[id(model)][spec.tensor]
+        return compare_rounding_of(self._once((id(model), spec.name, "rounding"), _rounding, task, base, info).result())
 
     def trap_level(self, model: CheckedModel, spec: MatrixSpec) -> tuple[float, bool]:
         """Return the level of significance that the run leaves a layer, and whether the layer alarms at it."""
@@ -258,9 +263,8 @@ def _subspaces(task: MatrixTask, base: MatrixTask) -> SubspaceComparison | Spect
     return compare_subspaces(unfold(load_matrix(task.source, task.spec)), unfold(load_matrix(base.source, base.spec)))
 
 
-def _rounding(task: MatrixTask, base: MatrixTask) -> Rounding | None:
+def _rounding(task: MatrixTask, base: MatrixTask, info: TensorInfo) -> Rounding | None:
     """Compare a tensor as a whole, or the matrix that is a part of it, with its original."""
-    info = next(info for info in task.source.tensors() if info.name == task.spec.tensor)
     said = info.quantization
     if task.spec.part.n_values == info.n_values:
         now, before = (each.source.load(each.spec.tensor) for each in (task, base))
