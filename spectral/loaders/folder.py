@@ -30,7 +30,8 @@ MAX_INDEX_BYTES = 100_000_000
 
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".jit")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".jit", ".keras", ".h5", ".hdf5")
+KERAS_INDEX = "*.weights.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +68,9 @@ class ShardedFolder:
 def open_folder(path: Path, open_file: Callable[[Path], TensorSource]) -> TensorSource:
     """Open the checkpoint inside a folder.
 
-    An index file is followed first, then ``model.safetensors`` or ``pytorch_model.bin``, then the
-    ``.safetensors`` files of the folder together, then a single file of another weight format.
+    An index file is followed first, then ``model.safetensors`` or ``pytorch_model.bin``, then the index of Keras's
+    shards (``*.weights.json``), then the ``.safetensors`` files of the folder together, then a single file of another
+    weight format.
 
     Parameters
     ----------
@@ -94,6 +96,9 @@ def open_folder(path: Path, open_file: Callable[[Path], TensorSource]) -> Tensor
     for weight_name in WEIGHT_FILES:
         if (path / weight_name).is_file():
             return open_file(path / weight_name)
+    indexes = sorted(path.glob(KERAS_INDEX))
+    if len(indexes) == 1:
+        return open_file(indexes[0])
     try:
         candidates = sorted(file for file in path.iterdir() if file.suffix in WEIGHT_SUFFIXES and file.is_file())
     except OSError as error:
@@ -120,7 +125,7 @@ def _open_index(path: Path, index: Path, single: Path, open_file: Callable[[Path
         raise UnsupportedModelError(f"{path}: holds {single.name} and {index.name}, which does not name it: remove one")
     opened: dict[str, TensorSource] = {}
     for shard in sorted(set(weight_map.values()), key=natural_order):
-        opened[shard] = open_file(_inside(path, index, shard))
+        opened[shard] = open_file(inside_folder(path, index, shard))
     held = {shard: {info.name for info in source.tensors()} for shard, source in opened.items()}
     for name, shard in weight_map.items():
         if name not in held[shard]:
@@ -151,7 +156,7 @@ def _read_weight_map(index: Path) -> dict[str, str]:
     return weight_map
 
 
-def _inside(path: Path, index: Path, shard: str) -> Path:
+def inside_folder(path: Path, index: Path, shard: str) -> Path:
     """Return the path of a shard, which must lie in the folder of its index, links resolved."""
     relative = PurePosixPath(shard)
     is_plain = shard.isprintable() and "\\" not in shard

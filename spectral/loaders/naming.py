@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Container
 
 _NUMBER = re.compile(r"([0-9]+)")
 
@@ -30,3 +33,14 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"the name {key[:200]!r} appears twice")
         result[key] = value
     return result
+
+
+def free_name(path: str, taken: Container[str]) -> str:
+    """Return a path of Keras, its layer numbered where two layers share a name."""
+    name = path
+    number = 1
+    while name in taken:
+        layer, slash, leaf = path.rpartition("/")
+        name = f"{layer}_{number}{slash}{leaf}"
+        number += 1
+    return name

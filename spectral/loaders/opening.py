@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from spectral.errors import CorruptCheckpointError, ModelError, ModelNotFoundError, UnsupportedModelError
 from spectral.loaders.derived import multiply_out
 from spectral.loaders.folder import open_folder
+from spectral.loaders.keras_file import KERAS_WEIGHTS, open_h5, open_keras_archive, open_keras_folder, open_keras_index
 from spectral.loaders.keras_model import is_keras_layer, open_keras
 from spectral.loaders.memory import open_mapping
 from spectral.loaders.model_config import with_config
@@ -32,6 +33,10 @@ _OPENERS: dict[str, Callable[[Path], TensorSource]] = {
     ".jit": open_torch_file,
     ".npz": open_npz,
     ".npy": open_npy,
+    ".keras": open_keras_archive,
+    ".h5": open_h5,
+    ".hdf5": open_h5,
+    ".weights.json": open_keras_index,
 }
 
 
@@ -42,9 +47,9 @@ def open_model(model: object) -> TensorSource:
     ----------
     model : path, torch.nn.Module, Keras model, mapping or TensorSource
         A ``.safetensors``, ``.npz`` or ``.npy`` file, one of torch (``.pt``, ``.pth``, ``.bin``, ``.ckpt``, ``.jit``),
-        a folder with weights or shards (and a ``config.json`` that tells how attention is laid), a torch module, a
-        Keras model or layer, a state dict, or
-        a dict of numpy arrays. A source that is open already is returned as it is.
+        one of Keras (``.keras``, ``.h5``, ``.hdf5``, ``.weights.json``), a folder with weights or shards (and a
+        ``config.json`` that tells how attention is laid), a torch module, a Keras model or layer, a state dict, or a
+        dict of numpy arrays. A source that is open already is returned as it is.
 
     Returns
     -------
@@ -81,6 +86,8 @@ def _open_path(path: Path) -> TensorSource:
     except (OSError, ValueError) as error:
         raise ModelError(f"{str(path)[:200]!r}: cannot be read: {error}") from error
     if stat.S_ISDIR(mode):
+        if (path / KERAS_WEIGHTS).is_file():
+            return open_keras_folder(path)
         return with_config(open_folder(path, _open_file), path)
     return _open_file(path)
 
@@ -89,7 +96,7 @@ def _open_file(path: Path) -> TensorSource:
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode):
         raise UnsupportedModelError(f"{path}: not a regular file")
-    opener = _OPENERS.get(path.suffix.lower())
+    opener = _OPENERS.get(path.suffix.lower()) or _OPENERS.get("".join(path.suffixes[-2:]).lower())
     if opener is None:
         raise UnsupportedModelError(
             f"{path}: no loader for {path.suffix or 'a file without suffix'}; known are {', '.join(_OPENERS)}"
