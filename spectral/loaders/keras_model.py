@@ -217,6 +217,7 @@ def _as_keras_layer(owner: Any) -> KerasLayer:
         n_groups=groups if type(groups) is int and groups > 0 else 1,
         equation=equation if isinstance(equation, str) else None,
         mode=mode if mode in _MODES else None,
-        kernel_shape=tuple(int(n) for n in shape) if isinstance(shape, (tuple, list)) else None,
+        # TensorFlow wraps the lists and tuples of a layer in a class of its own.
+        kernel_shape=tuple(int(n) for n in shape) if hasattr(shape, "__iter__") else None,
         n_outputs=n_outputs if type(n_outputs) is int else None,
     )
