@@ -9,6 +9,7 @@ keras/src/legacy/saving/legacy_h5_format.py.
 from __future__ import annotations
 
 import json
+import operator
 import zlib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from spectral.loaders.folder import MAX_INDEX_BYTES, inside_folder
 from spectral.loaders.hdf5_file import Hdf5File, describe_dataset, describe_datasets, read_scan
 from spectral.loaders.hdf5_scan import Hdf5Place, Hdf5Scan, StoredDataset, as_bfloat16
 from spectral.loaders.keras_config import Node, all_nodes, as_node, variable_dtype
-from spectral.loaders.keras_layers import KerasLayer, parts_of_variable, rank_of_variable
+from spectral.loaders.keras_layers import KerasLayer, is_called, parts_of_variable, rank_of_variable
 from spectral.loaders.keras_names import NamedGroup, name_groups
 from spectral.loaders.keras_quantized import dequantized
 from spectral.loaders.naming import free_name, natural_order, unique_keys
@@ -44,7 +45,7 @@ KERAS_WEIGHTS = "model.weights.h5"
 
 _CONFIG, _WEIGHTS_NPZ = "config.json", "model.weights.npz"
 _COMPARED = 1 << 12
-_NO_WEIGHT = "state of the optimizer, no weight"
+_NO_WEIGHT = "state of the training, no weight"
 _GENERATOR = "state of a random generator, no weight"
 
 
@@ -238,30 +239,32 @@ def _legacy_file(path: Path, scan: Hdf5Scan, top: str, root: Node | None) -> Hdf
     for names, node in all_nodes(root) if root is not None else ():
         layers.setdefault(names[0], []).append((names, node))
     members: dict[tuple[str, ...], list[tuple[str, str]]] = {}
+    nodes: dict[tuple[str, ...], Node] = {}
     states: list[str] = []
     for dataset in sorted(scan.datasets, key=natural_order):
         layer, _, rest = dataset.removeprefix(prefix).partition("/")
         if not dataset.startswith(prefix) or not rest or layer in ("optimizer_weights", "top_level_model_weights"):
             states.append(dataset)
             continue
-        owner, leaf = _owner_of(layer, rest, layers.get(layer, []), "" if root is None else root.name)
+        owner, leaf, found_node = _owner_of(layer, rest, layers.get(layer, []), "" if root is None else root.name)
         members.setdefault(owner, []).append((dataset, leaf))
-    known = {names: node for found in layers.values() for names, node in found}
+        if found_node is not None:
+            nodes.setdefault(owner, found_node)
     datasets = dict(scan.datasets)
-    for names, found in members.items():
-        if names in known and variable_dtype(known[names].config) == "bfloat16":
+    for names, node in nodes.items():
+        if variable_dtype(node.config) == "bfloat16":
             # This format does not say it of the values themselves.
-            datasets.update({name: as_bfloat16(datasets[name]) for name, _ in found})
-    order = {names: index for index, names in enumerate(known)}
+            datasets.update({name: as_bfloat16(datasets[name]) for name, _ in members[names]})
+    order = {id(node): index for index, (_, node) in enumerate(item for found in layers.values() for item in found)}
     groups = []
-    for names, found in sorted(members.items(), key=lambda item: (order.get(item[0], len(order)), item[0])):
-        layer_of = known[names].layer if names in known else None
+    for names, found in members.items():
+        layer_of = nodes[names].layer if names in nodes else KerasLayer(class_names="")
         keys = _in_order(layer_of, found)
+        place = order.get(id(nodes.get(names)), len(order))
         groups.append(
-            NamedGroup(
-                names=names, layer=layer_of or KerasLayer(class_names=""), keys=tuple(keys), leaves=tuple(keys.values())
-            )
+            NamedGroup(names=names, layer=layer_of, keys=tuple(keys), leaves=tuple(keys.values()), order=(place, names))
         )
+    groups.sort(key=lambda group: group.order)
     for state in states:
         is_state = state.startswith("optimizer_weights/")
         groups.append(NamedGroup(names=(), layer=None, leaves=None, keys=(state,), is_state=is_state))
@@ -297,31 +300,45 @@ def _tie_shared(source: Hdf5File, prefix: str) -> dict[str, TensorInfo]:
 
 def _owner_of(
     layer: str, rest: str, candidates: list[tuple[tuple[str, ...], Node]], model: str
-) -> tuple[tuple[str, ...], str]:
-    """Return the layers down to the one that holds a weight, and its name there.
+) -> tuple[tuple[str, ...], str, Node | None]:
+    """Return the layers down to the one that holds a weight, its name there, and that layer in the configuration.
 
     The name of a weight ends as the layers around it do, but how far it goes back depends on how the model was built.
+    A cell that a layer makes for itself bears a number that the configuration does not say.
     """
     *middle, leaf = [part.removesuffix(":0") for part in rest.split("/")]
-    best: list[tuple[str, ...]] = []
-    n_best = 0
-    for names, _ in candidates:
-        n = next(
-            (i for i in range(min(len(names), len(middle))) if names[-1 - i] != middle[-1 - i]),
-            min(len(names), len(middle)),
-        )
-        if n > n_best:
-            best, n_best = [names], n
-        elif n == n_best and n:
-            best.append(names)
+    best, n_best = _longest(candidates, middle, operator.eq)
+    if not best:
+        best, n_best = _longest(candidates, middle, is_called)
     if best:
-        return min(best, key=len), leaf
+        names, node = min(best, key=lambda item: len(item[0]))
+        inside = [item for item in candidates if item[0][:-1] == names]
+        if node.class_name.lower() == "timedistributed" and inside:
+            # Before Keras 3, what a wrapper holds for its layer bore the wrapper's name alone.
+            return inside[0][0], leaf, inside[0][1]
+        return (*names[:-n_best], *middle[-n_best:]), leaf, node
     if middle[:1] == [model] and middle[1:2] == [layer]:
         middle = middle[1:]
-    return tuple(middle if middle[:1] == [layer] else [layer, *middle]), leaf
+    return tuple(middle if middle[:1] == [layer] else [layer, *middle]), leaf, None
 
 
-def _in_order(layer: KerasLayer | None, found: list[tuple[str, str]]) -> dict[str, str]:
+def _longest(
+    candidates: list[tuple[tuple[str, ...], Node]], middle: list[str], is_same: Callable[[str, str], bool]
+) -> tuple[list[tuple[tuple[str, ...], Node]], int]:
+    """Return the layers whose names share the longest end with those around a weight, and its length."""
+    best: list[tuple[tuple[str, ...], Node]] = []
+    n_best = 0
+    for names, node in candidates:
+        n_common = min(len(names), len(middle))
+        n = next((i for i in range(n_common) if not is_same(names[-1 - i], middle[-1 - i])), n_common)
+        if n > n_best:
+            best, n_best = [(names, node)], n
+        elif n == n_best and n:
+            best.append((names, node))
+    return best, n_best
+
+
+def _in_order(layer: KerasLayer, found: list[tuple[str, str]]) -> dict[str, str]:
     """Return dataset -> name in its layer, in the order in which the layer keeps its variables, all different."""
     ordered = sorted(found, key=lambda item: (rank_of_variable(layer, item[1]), item[0]))
     named: dict[str, str] = {}

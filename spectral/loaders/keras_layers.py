@@ -153,6 +153,11 @@ def class_of_key(key: str) -> str | None:
     return word if word in KNOWN_CLASSES else None
 
 
+def is_called(name: str, given: str) -> bool:
+    """Tell whether a name in a file is a layer's: its own, or that with a number behind."""
+    return given == name or _NUMBERED.sub("", given) == name
+
+
 def variable_names(layer: KerasLayer, dtypes: tuple[str, ...]) -> tuple[str, ...] | None:
     """Return what a layer calls its own variables, in the order of a file, or None where their number tells of others.
 
@@ -174,12 +179,9 @@ def variable_names(layer: KerasLayer, dtypes: tuple[str, ...]) -> tuple[str, ...
     return next((candidate for candidate in candidates if len(candidate) == len(dtypes)), None)
 
 
-def rank_of_variable(layer: KerasLayer | None, leaf: str) -> int:
+def rank_of_variable(layer: KerasLayer, leaf: str) -> int:
     """Return where a variable of this name comes among those of its layer."""
-    names: tuple[str, ...] = ()
-    if layer is not None:
-        names = _NAMES.get(layer.class_name, ())
-    names = names or ("kernel", "embeddings", "recurrent_kernel", "gamma", "bias", "beta")
+    names = _NAMES.get(layer.class_name) or ("kernel", "embeddings", "recurrent_kernel", "gamma", "bias", "beta")
     return names.index(leaf) if leaf in names else len(names)
 
 

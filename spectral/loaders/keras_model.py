@@ -210,7 +210,8 @@ def _add_update(
 
 def _as_keras_layer(owner: Any) -> KerasLayer:
     equation, groups = getattr(owner, "equation", None), getattr(owner, "groups", 1)
-    shape, mode = getattr(owner, "original_kernel_shape", None), getattr(owner, "quantization_mode", None)
+    mode = getattr(owner, "quantization_mode", None)
+    shape: Any = getattr(owner, "original_kernel_shape", None)
     n_outputs = getattr(owner, "output_dim", None)
     return KerasLayer(
         class_names=" ".join(cls.__name__.lower() for cls in type(owner).__mro__),

@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 _VARIABLES = "/vars"
-_STATE_GROUPS = ("optimizer", "optimizer_weights", "_optimizer")
+_STATE_GROUPS = (
+    "optimizer",
+    "optimizer_weights",
+    "_optimizer",
+    "metrics",
+    "_metrics",
+    "_compile_metrics",
+    "_loss_tracker",
+)
+"""What a model that was trained holds beside its layers, at the top of its file."""
 _UNRANKED = 1 << 30
 
 

@@ -244,6 +244,48 @@ def test_a_file_of_an_older_keras_is_named_by_its_configuration(make: Callable[[
     same_as_live(model, open_model(without_names(tmp_path / "m.keras")))
 
 
+def test_a_whole_model_of_tf_keras_2(tmp_path: Path) -> None:
+    """As TensorFlow 2.15 wrote it: names with a number behind, wrappers for what they wrap, no backward layer named."""
+    arrays = {
+        "d/d/kernel:0": (6, 5), "d/d/bias:0": (5,), "td/td/kernel:0": (5, 4), "lstm/lstm/lstm_cell_3/kernel:0": (4, 24),
+        "lstm/lstm/lstm_cell_3/recurrent_kernel:0": (6, 24), "b/b/forward_gru/gru_cell/kernel:0": (6, 9),
+        "b/b/backward_gru/gru_cell/kernel:0": (6, 9), "conv/conv/kernel:0": (3, 3, 2, 7), "own/own/thing:0": (4, 4),
+    }  # fmt: skip
+    layers = [
+        {"class_name": "Dense", "config": {"name": "d"}},
+        {
+            "class_name": "TimeDistributed",
+            "config": {"name": "td", "layer": {"class_name": "Dense", "config": {"name": "inner"}}},
+        },
+        {"class_name": "LSTM", "config": {"name": "lstm"}},
+        {
+            "class_name": "Bidirectional",
+            "config": {"name": "b", "layer": {"class_name": "GRU", "config": {"name": "gru"}}},
+        },
+        {"class_name": "Conv2D", "config": {"name": "conv", "groups": 1}},
+        {"class_name": "Own", "config": {"name": "own"}},
+    ]
+    config = {"class_name": "Sequential", "config": {"name": "m", "layers": layers}}
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file.attrs["model_config"] = json.dumps(config)
+        group = file.create_group("model_weights")
+        group.attrs["layer_names"] = [layer["config"]["name"].encode() for layer in layers]  # type: ignore[index]
+        for name, shape in arrays.items():
+            group[name] = np.ones(shape, dtype=np.float32)
+        file["optimizer_weights/Adam/m/d/kernel:0"] = np.ones((6, 5))
+    source = open_h5(tmp_path / "m.h5")
+    assert [info.name for info in source.tensors() if not info.is_state] == [
+        "d/kernel", "d/bias", "td/inner/kernel", "lstm/lstm_cell_3/kernel", "lstm/lstm_cell_3/recurrent_kernel",
+        "b/forward_gru/gru_cell/kernel", "b/backward_gru/gru_cell/kernel", "conv/kernel", "own/thing",
+    ]  # fmt: skip
+    names = [spec.name for spec in describe(tmp_path / "m.h5").matrices]
+    assert names[:2] == ["d", "td/inner"]
+    assert "lstm/lstm_cell_3/kernel.i" in names
+    assert "b/backward_gru/gru_cell/kernel.z" in names
+    (conv,) = [spec for spec in describe(tmp_path / "m.h5").matrices if spec.name == "conv"]
+    assert (conv.rows, conv.columns, conv.rf) == (2, 7, 9)
+
+
 class Block(keras.Model):  # type: ignore[misc, unused-ignore]
     """A model whose configuration says nothing of its layers."""
 
@@ -282,12 +324,12 @@ def test_state_is_listed_and_is_no_parameter(tmp_path: Path) -> None:
         model.save(tmp_path / f"m{kind}")
         source = open_model(tmp_path / f"m{kind}")
         states = [info for info in source.tensors() if info.is_state]
-        assert {info.refusal for info in states} == {"state of the optimizer, no weight"}
+        assert {info.refusal for info in states} == {"state of the training, no weight"}
         assert any(len(info.shape) == 2 for info in states)
         description = describe(tmp_path / f"m{kind}")
         assert description.coverage == describe(model).coverage
         assert not description.unanalysed
-        with pytest.raises(ModelError, match=r"state of the optimizer, no weight$"):
+        with pytest.raises(ModelError, match=r"state of the training, no weight$"):
             source.load(states[0].name)
 
 
