@@ -43,7 +43,7 @@ _KEYS = {"GroupQueryAttention": "grouped_query_attention"}
 """Public name of a class that is called otherwise in the code -> the key made of that."""
 
 _MAX_DEPTH = 64
-_MAX_LAYERS = 300_000
+_MAX_LAYERS = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,6 @@ keras/src/legacy/saving/legacy_h5_format.py.
 from __future__ import annotations
 
 import json
-import operator
 import zlib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -19,8 +18,8 @@ from spectral.loaders.byte_ranges import read_range
 from spectral.loaders.folder import MAX_INDEX_BYTES, inside_folder
 from spectral.loaders.hdf5_file import Hdf5File, describe_dataset, describe_datasets, read_scan
 from spectral.loaders.hdf5_scan import Hdf5Place, Hdf5Scan, StoredDataset, as_bfloat16
-from spectral.loaders.keras_config import Node, all_nodes, as_node, variable_dtype
-from spectral.loaders.keras_layers import KerasLayer, is_called, parts_of_variable, rank_of_variable
+from spectral.loaders.keras_config import Node, all_nodes, as_node, find_children, variable_dtype
+from spectral.loaders.keras_layers import KerasLayer, parts_of_variable, rank_of_variable, without_number
 from spectral.loaders.keras_names import NamedGroup, name_groups
 from spectral.loaders.keras_quantized import dequantized
 from spectral.loaders.naming import free_name, natural_order, unique_keys
@@ -45,6 +44,11 @@ KERAS_WEIGHTS = "model.weights.h5"
 
 _CONFIG, _WEIGHTS_NPZ = "config.json", "model.weights.npz"
 _COMPARED = 1 << 12
+"""Values by which two copies of a weight are told from two weights."""
+
+_MAX_ALIKE = 64
+"""Layers of one name in one layer of a model; which of more is meant, nothing tells."""
+
 _NO_WEIGHT = "state of the training, no weight"
 _GENERATOR = "state of a random generator, no weight"
 
@@ -170,15 +174,17 @@ def _assembled(
     placed: dict[str, StoredDataset] = {}
     recipes: dict[str, Renamed] = {}
     originals: dict[str, str] = {}
-    taken: dict[str, Any] = {}
+    taken: set[str] = set()
+    numbers: dict[str, int] = {}
+    numbers_of_file: dict[str, int] = {}
     for group in groups:
         own: dict[str, TensorInfo] = {}
         for key, leaf in zip(group.keys, group.leaves or group.keys, strict=True):
             live = key
             if group.leaves is not None:
-                live = free_name("/".join((*group.names, leaf)), taken)
-                taken[live] = key
-            name = free_name(live if is_named else key, infos)
+                live = free_name("/".join((*group.names, leaf)), taken, numbers)
+                taken.add(live)
+            name = free_name(live if is_named else key, infos, numbers_of_file)
             if live != name:
                 originals[name] = live
             own[leaf] = _described(name, datasets[key], group)
@@ -217,17 +223,16 @@ def _with_meaning(layer: KerasLayer, own: dict[str, TensorInfo]) -> tuple[dict[s
 def _tie_wrapped(infos: dict[str, TensorInfo], groups: list[NamedGroup], originals: Mapping[str, str]) -> None:
     """Mark the kernel that a spectral normalisation saves beside the same one of the layer within it."""
     names = {originals.get(name, name): name for name in infos}
+    inside: dict[tuple[str, ...], list[str]] = {}
+    for group in groups:
+        for leaf in group.leaves or ():
+            live = "/".join((*group.names, leaf))
+            if leaf in ("kernel", "embeddings") and group.names and live in names:
+                inside.setdefault(group.names[:-1], []).append(names[live])
     for group in groups:
         if group.layer is None or group.layer.class_name != "spectralnormalization":
             continue
-        outer = names.get("/".join((*group.names, "kernel")))
-        inner = [
-            names["/".join((*other.names, leaf))]
-            for other in groups
-            if other.leaves is not None and other.names[:-1] == group.names
-            for leaf in other.leaves
-            if leaf in ("kernel", "embeddings") and "/".join((*other.names, leaf)) in names
-        ]
+        outer, inner = names.get("/".join((*group.names, "kernel"))), inside.get(group.names, [])
         if outer is not None and len(inner) == 1 and infos[inner[0]].shape == infos[outer].shape:
             infos[outer] = replace(infos[outer], refusal=f"tied to {inner[0]}", counted_in=inner[0])
 
@@ -235,9 +240,13 @@ def _tie_wrapped(infos: dict[str, TensorInfo], groups: list[NamedGroup], origina
 def _legacy_file(path: Path, scan: Hdf5Scan, top: str, root: Node | None) -> Hdf5File:
     """Name the weights of a file in which each layer's stand under their own names."""
     prefix = f"{top}/" if top else ""
-    layers: dict[str, list[tuple[tuple[str, ...], Node]]] = {}
+    layers: dict[tuple[str, str], list[tuple[tuple[str, ...], Node]]] = {}
+    order: dict[tuple[str, ...], int] = {}
     for names, node in all_nodes(root) if root is not None else ():
-        layers.setdefault(names[0], []).append((names, node))
+        order.setdefault(names, len(order))
+        alike = layers.setdefault((names[0], names[-1]), [])
+        if len(alike) < _MAX_ALIKE:
+            alike.append((names, node))
     members: dict[tuple[str, ...], list[tuple[str, str]]] = {}
     nodes: dict[tuple[str, ...], Node] = {}
     states: list[str] = []
@@ -246,7 +255,7 @@ def _legacy_file(path: Path, scan: Hdf5Scan, top: str, root: Node | None) -> Hdf
         if not dataset.startswith(prefix) or not rest or layer in ("optimizer_weights", "top_level_model_weights"):
             states.append(dataset)
             continue
-        owner, leaf, found_node = _owner_of(layer, rest, layers.get(layer, []), "" if root is None else root.name)
+        owner, leaf, found_node = _owner_of(layer, rest, layers, "" if root is None else root.name)
         members.setdefault(owner, []).append((dataset, leaf))
         if found_node is not None:
             nodes.setdefault(owner, found_node)
@@ -255,12 +264,11 @@ def _legacy_file(path: Path, scan: Hdf5Scan, top: str, root: Node | None) -> Hdf
         if variable_dtype(node.config) == "bfloat16":
             # This format does not say it of the values themselves.
             datasets.update({name: as_bfloat16(datasets[name]) for name, _ in members[names]})
-    order = {id(node): index for index, (_, node) in enumerate(item for found in layers.values() for item in found)}
     groups = []
     for names, found in members.items():
         layer_of = nodes[names].layer if names in nodes else KerasLayer(class_names="")
         keys = _in_order(layer_of, found)
-        place = order.get(id(nodes.get(names)), len(order))
+        place = order.get(names, order.get((*names[:-1], without_number(names[-1])), len(order)))
         groups.append(
             NamedGroup(names=names, layer=layer_of, keys=tuple(keys), leaves=tuple(keys.values()), order=(place, names))
         )
@@ -299,7 +307,7 @@ def _tie_shared(source: Hdf5File, prefix: str) -> dict[str, TensorInfo]:
 
 
 def _owner_of(
-    layer: str, rest: str, candidates: list[tuple[tuple[str, ...], Node]], model: str
+    layer: str, rest: str, layers: Mapping[tuple[str, str], list[tuple[tuple[str, ...], Node]]], model: str
 ) -> tuple[tuple[str, ...], str, Node | None]:
     """Return the layers down to the one that holds a weight, its name there, and that layer in the configuration.
 
@@ -307,15 +315,16 @@ def _owner_of(
     A cell that a layer makes for itself bears a number that the configuration does not say.
     """
     *middle, leaf = [part.removesuffix(":0") for part in rest.split("/")]
-    best, n_best = _longest(candidates, middle, operator.eq)
+    last = middle[-1] if middle else ""
+    best, n_best = _longest(layers.get((layer, last), []), middle)
     if not best:
-        best, n_best = _longest(candidates, middle, is_called)
+        best, n_best = _longest(layers.get((layer, without_number(last)), []), middle)
     if best:
         names, node = min(best, key=lambda item: len(item[0]))
-        inside = [item for item in candidates if item[0][:-1] == names]
-        if node.class_name.lower() == "timedistributed" and inside:
+        if node.class_name.lower() == "timedistributed":
             # Before Keras 3, what a wrapper holds for its layer bore the wrapper's name alone.
-            return inside[0][0], leaf, inside[0][1]
+            inside = find_children(node).get("layer")
+            return (names, leaf, node) if inside is None else ((*names, inside.name), leaf, inside)
         return (*names[:-n_best], *middle[-n_best:]), leaf, node
     if middle[:1] == [model] and middle[1:2] == [layer]:
         middle = middle[1:]
@@ -323,17 +332,18 @@ def _owner_of(
 
 
 def _longest(
-    candidates: list[tuple[tuple[str, ...], Node]], middle: list[str], is_same: Callable[[str, str], bool]
+    candidates: list[tuple[tuple[str, ...], Node]], middle: list[str]
 ) -> tuple[list[tuple[tuple[str, ...], Node]], int]:
     """Return the layers whose names share the longest end with those around a weight, and its length."""
     best: list[tuple[tuple[str, ...], Node]] = []
     n_best = 0
     for names, node in candidates:
         n_common = min(len(names), len(middle))
-        n = next((i for i in range(n_common) if not is_same(names[-1 - i], middle[-1 - i])), n_common)
+        # The last one is the same, but for a number.
+        n = next((i for i in range(1, n_common) if names[-1 - i] != middle[-1 - i]), n_common)
         if n > n_best:
             best, n_best = [(names, node)], n
-        elif n == n_best and n:
+        elif n == n_best:
             best.append((names, node))
     return best, n_best
 
@@ -342,8 +352,11 @@ def _in_order(layer: KerasLayer, found: list[tuple[str, str]]) -> dict[str, str]
     """Return dataset -> name in its layer, in the order in which the layer keeps its variables, all different."""
     ordered = sorted(found, key=lambda item: (rank_of_variable(layer, item[1]), item[0]))
     named: dict[str, str] = {}
+    taken: set[str] = set()
+    numbers: dict[str, int] = {}
     for dataset, leaf in ordered:
-        named[dataset] = free_name(leaf, dict.fromkeys(named.values()))
+        named[dataset] = free_name(leaf, taken, numbers)
+        taken.add(named[dataset])
     return named
 
 

@@ -153,9 +153,9 @@ def class_of_key(key: str) -> str | None:
     return word if word in KNOWN_CLASSES else None
 
 
-def is_called(name: str, given: str) -> bool:
-    """Tell whether a name in a file is a layer's: its own, or that with a number behind."""
-    return given == name or _NUMBERED.sub("", given) == name
+def without_number(name: str) -> str:
+    """Return a name without the number that tells it from the same name before it."""
+    return _NUMBERED.sub("", name)
 
 
 def variable_names(layer: KerasLayer, dtypes: tuple[str, ...]) -> tuple[str, ...] | None:

@@ -102,14 +102,15 @@ def open_keras(model: Any) -> MemorySource:
     values: dict[str, Any] = {}
     infos: dict[str, TensorInfo] = {}
     layers: dict[int, tuple[Any, dict[str, str], dict[str, Any]]] = {}
+    numbers: dict[str, int] = {}
     for variable, owner, names in _owners(model):
         leaf = _leaf_of(variable)
-        name = free_name("/".join((*names, leaf)), values)
+        name = free_name("/".join((*names, leaf)), values, numbers)
         value = _value_of(variable)
         values[name] = value
         infos[name] = describe_torch_tensor(name, value) if is_torch_tensor(value) else _describe(name, variable)
         _, own, variables = layers.setdefault(id(owner), (owner, {}, {}))
-        leaf = free_name(leaf, own)
+        leaf = free_name(leaf, own, {})
         own[leaf], variables[leaf] = name, variable
     for owner, own, variables in layers.values():
         found, computed = _with_meaning(owner, {leaf: infos[name] for leaf, name in own.items()}, variables)

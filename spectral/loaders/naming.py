@@ -35,12 +35,23 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def free_name(path: str, taken: Container[str]) -> str:
-    """Return a path of Keras, its layer numbered where two layers share a name."""
-    name = path
-    number = 1
-    while name in taken:
-        layer, slash, leaf = path.rpartition("/")
-        name = f"{layer}_{number}{slash}{leaf}"
+def free_name(path: str, taken: Container[str], numbers: dict[str, int]) -> str:
+    """Return a path of Keras, its layer numbered where two layers share a name.
+
+    Parameters
+    ----------
+    path : str
+        The path.
+    taken : container of str
+        What other names are.
+    numbers : dict of str to int
+        How far each path was numbered, kept between calls: so that a thousand of one name are not counted anew.
+    """
+    if path not in taken:
+        return path
+    layer, slash, leaf = path.rpartition("/")
+    number = numbers.get(path, 0) + 1
+    while f"{layer}_{number}{slash}{leaf}" in taken:
         number += 1
-    return name
+    numbers[path] = number
+    return f"{layer}_{number}{slash}{leaf}"

@@ -26,7 +26,7 @@ def sequence_model() -> Any:
     inputs = keras.Input((20, 12))
     layers = keras.layers
     x = layers.LSTM(16, return_sequences=True, name="lstm")(inputs)
-    x = layers.Bidirectional(layers.GRU(8, return_sequences=True), name="both")(x)
+    x = layers.Bidirectional(layers.GRU(8, return_sequences=True, name="gru"), name="both")(x)
     x = layers.MultiHeadAttention(4, 5, name="attention")(x, x)
     x = layers.GroupQueryAttention(5, 4, 2, name="grouped")(x, x)
     x = layers.Conv1D(12, 3, groups=2, name="conv")(x)
@@ -34,7 +34,7 @@ def sequence_model() -> Any:
     x = layers.SeparableConv1D(10, 3, name="separable")(x)
     x = layers.DepthwiseConv1D(3, depth_multiplier=2, name="depthwise")(x)
     inner = keras.Sequential([layers.Dense(14, name="one"), layers.BatchNormalization(name="norm")], name="inner")
-    x = layers.TimeDistributed(layers.Dense(11), name="timed")(inner(x))
+    x = layers.TimeDistributed(layers.Dense(11, name="dense"), name="timed")(inner(x))
     x = layers.EinsumDense("abc,cd->abd", output_shape=(None, 13), name="einsum")(x)
     x = layers.SimpleRNN(10, name="rnn")(x)
     return filled(keras.Model(inputs, x))
