@@ -30,7 +30,7 @@ MAX_INDEX_BYTES = 100_000_000
 
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".jit", ".keras", ".h5", ".hdf5")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".jit", ".keras", ".h5", ".hdf5", ".index")
 KERAS_INDEX = "*.weights.json"
 
 

@@ -87,7 +87,13 @@ class KerasWeight:
     dtype: str = "float32"
 
     def compute(self, read: Callable[[str], NDArray[Any]]) -> NDArray[Any]:
-        """Return the weight, from variables by name."""
+        """Return the weight, from variables by name; a damaged scale makes infinities, as it does in Keras."""
+        import numpy as np
+
+        with np.errstate(all="ignore"):
+            return self._compute(read)
+
+    def _compute(self, read: Callable[[str], NDArray[Any]]) -> NDArray[Any]:
         codes, scale = read(self.codes), read(self.scale)
         dtype = numpy_dtype(self.dtype)
         if self.kind == "float8":

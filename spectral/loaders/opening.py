@@ -18,6 +18,7 @@ from spectral.loaders.model_config import with_config
 from spectral.loaders.numpy_file import open_npy, open_npz
 from spectral.loaders.protocol import TensorSource
 from spectral.loaders.safetensors import open_safetensors
+from spectral.loaders.tensorflow_file import SAVED_MODEL, open_checkpoint, open_saved_model
 from spectral.loaders.torch_file import open_torch_file
 from spectral.loaders.torch_module import is_torch_module, open_module
 
@@ -37,6 +38,7 @@ _OPENERS: dict[str, Callable[[Path], TensorSource]] = {
     ".h5": open_h5,
     ".hdf5": open_h5,
     ".weights.json": open_keras_index,
+    ".index": open_checkpoint,
 }
 
 
@@ -82,12 +84,18 @@ def _open_path(path: Path) -> TensorSource:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError as error:
+        index = path.with_name(f"{path.name}.index") if path.name else path
+        if index.is_file():
+            # TensorFlow calls a checkpoint by what the names of its files begin with.
+            return open_checkpoint(index)
         raise ModelNotFoundError(f"{path}: no such file or folder") from error
     except (OSError, ValueError) as error:
         raise ModelError(f"{str(path)[:200]!r}: cannot be read: {error}") from error
     if stat.S_ISDIR(mode):
         if (path / KERAS_WEIGHTS).is_file():
             return open_keras_folder(path)
+        if (path / SAVED_MODEL).is_file():
+            return open_saved_model(path)
         return with_config(open_folder(path, _open_file), path)
     return _open_file(path)
 
