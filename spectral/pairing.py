@@ -132,7 +132,7 @@ def _require_one_architecture(pairing: ModelPairing, label_first: str, label_sec
         [
             name
             for name, info in infos.items()
-            if len(info.shape) >= 2 and (info.counted_in is None or info.refusal is None)
+            if len(info.shape) >= 2 and (info.counted_in is None or info.refusal is None) and not info.is_state
         ]
         for infos in (pairing.infos_first, pairing.infos_second)
     )

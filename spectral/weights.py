@@ -205,7 +205,9 @@ def plan_matrices(tensors: Iterable[TensorInfo]) -> ModelPlan:
         Tensors of no or one dimension (biases, norms, scalars) are in neither list: they have no spectrum.
     """
     infos = {info.name: info for info in tensors}
-    layouts = {name: parts_of(info, infos) for name, info in infos.items() if len(info.shape) >= 2}
+    layouts = {
+        name: parts_of(info, infos) for name, info in infos.items() if len(info.shape) >= 2 and not info.is_state
+    }
     divided = {tensor: _divide(layout) for tensor, layout in layouts.items()}
     names = _layer_names(infos, {tensor: fitting for tensor, (fitting, _) in divided.items()})
     matrices: list[MatrixSpec] = []
@@ -232,7 +234,11 @@ def plan_matrices(tensors: Iterable[TensorInfo]) -> ModelPlan:
                 max_rank=info.max_rank,
             )
             matrices.append(spec)
-    counted = (info for info in infos.values() if info.dtype not in INDEX_DTYPES and info.counted_in is None)
+    counted = (
+        info
+        for info in infos.values()
+        if info.dtype not in INDEX_DTYPES and info.counted_in is None and not info.is_state
+    )
     return ModelPlan(
         matrices=tuple(matrices),
         unanalysed=tuple(unanalysed),

@@ -36,7 +36,22 @@ MAX_SHARDS = 10_000
 
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json", "flax_model.msgpack.index.json")
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "flax_model.msgpack")
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".jit", ".gguf", ".onnx", ".msgpack")
+WEIGHT_SUFFIXES = (
+    ".safetensors",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".jit",
+    ".gguf",
+    ".onnx",
+    ".msgpack",
+    ".keras",
+    ".h5",
+    ".hdf5",
+    ".index",
+)
+KERAS_INDEX = "*.weights.json"
 
 _GGUF_PART = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf")
 """A part of a split GGUF file: the first opens all."""
@@ -88,8 +103,9 @@ def open_folder(path: Path, open_file: Callable[[Path], TensorSource]) -> Tensor
     """Open the checkpoint inside a folder.
 
     A folder that a distributed training wrote is read as one. Otherwise an index file is followed first, then
-    ``model.safetensors`` or ``pytorch_model.bin``, then the ``.safetensors`` files of the folder together, then the
-    newest checkpoint of a training inside, then a single file of another weight format.
+    ``model.safetensors`` or ``pytorch_model.bin``, then the index of Keras's shards (``*.weights.json``), then the
+    ``.safetensors`` files of the folder together, then the newest checkpoint of a training inside, then a single file
+    of another weight format.
 
     Parameters
     ----------
@@ -120,7 +136,8 @@ def _open_named(path: Path, open_file: Callable[[Path], TensorSource]) -> Tensor
     for weight_name in WEIGHT_FILES:
         if (path / weight_name).is_file():
             return open_file(path / weight_name)
-    return None
+    indexes = sorted(path.glob(KERAS_INDEX))
+    return open_file(indexes[0]) if len(indexes) == 1 else None
 
 
 def _open_candidates(path: Path, open_file: Callable[[Path], TensorSource]) -> TensorSource:

@@ -6,22 +6,20 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from spectral.errors import UnsupportedModelError
-from spectral.layouts import KERAS_GATES
-from spectral.loaders.dtypes import why_not_float
+from spectral.loaders.dtypes import numpy_dtype, why_not_float
+from spectral.loaders.keras_layers import KerasLayer, parts_of_variable
+from spectral.loaders.keras_quantized import KerasWeight, dequantized
 from spectral.loaders.memory import MemorySource
-from spectral.loaders.protocol import LayerType, TensorInfo
+from spectral.loaders.naming import free_name
+from spectral.loaders.protocol import TensorInfo
 from spectral.loaders.torch_tensor import describe_torch_tensor, is_torch_tensor
-from spectral.parts import Part, channels_last_kernel, equal_columns, matrix
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-_GATES = (("lstm", KERAS_GATES[4]), ("gru", KERAS_GATES[3]), ("rnn", KERAS_GATES[1]))
-"""Words in the class name of a recurrent cell -> its gates, the first match wins."""
-
-_CONVOLUTIONS = {3: LayerType.CONV1D, 4: LayerType.CONV2D, 5: LayerType.CONV3D}
+_MODES = ("int8", "int4", "float8", "gptq", "awq")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +34,47 @@ class KerasVariable:
         return np.asarray(self.variable.numpy())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComputedWeight:
+    """A weight that a layer computes from several variables: a quantised one, one with the update of a LoRA.
+
+    Attributes
+    ----------
+    variables : mapping of str to object
+        The layer's own variables, by what it calls them.
+    recipe : KerasWeight, optional
+        How a quantised weight is computed.
+    weight : str
+        Name of the weight.
+    update : (str, str), optional
+        The factors of a LoRA.
+    scale : float
+        What their product is multiplied by.
+    dtype : str
+        Type of the result.
+    """
+
+    variables: Mapping[str, Any] = field(repr=False)
+    recipe: KerasWeight | None
+    weight: str
+    update: tuple[str, str] | None = None
+    scale: float = 1.0
+    dtype: str
+
+    def compute(self) -> NDArray[Any]:
+        values = self._read(self.weight) if self.recipe is None else self.recipe.compute(self._read)
+        if self.update is not None:
+            left, right = (self._read(name) for name in self.update)
+            values = values + left.dtype.type(self.scale) * (left @ right)
+        return values.astype(numpy_dtype(self.dtype), copy=False)
+
+    def _read(self, name: str) -> NDArray[Any]:
+        value = _value_of(self.variables[name])
+        if isinstance(value, KerasVariable):
+            return value.compute()
+        return _stored(value)
+
+
 def is_keras_layer(value: object) -> bool:
     """Tell whether ``value`` is a Keras layer (a model is one), of the keras package or of tf.keras."""
     return any(
@@ -45,7 +84,11 @@ def is_keras_layer(value: object) -> bool:
 
 
 def open_keras(model: Any) -> MemorySource:
-    """Open a Keras model or layer: every weight, under its path (``encoder/dense/kernel``), with its layer's role.
+    """Open a Keras model or layer: every weight, named by the layers that it lies in (``encoder/dense/kernel``).
+
+    The names are those of the layers from the model (without its own) to the innermost that holds the variable. They
+    are not ``variable.path``, which goes back only as far as the model was built in one piece: it differs between a
+    model and the same one loaded from its file, and gives two nested models' layers one name.
 
     Raises
     ------
@@ -58,49 +101,68 @@ def open_keras(model: Any) -> MemorySource:
         )
     values: dict[str, Any] = {}
     infos: dict[str, TensorInfo] = {}
-    for variable, owner in _owners(model):
-        name = _free_name(_path_of(variable, model), values)
-        value = getattr(variable, "value", None)
-        if is_torch_tensor(value):
-            values[name], info = value, describe_torch_tensor(name, value)
-        else:
-            values[name], info = KerasVariable(variable=variable), _describe(name, variable)
-        infos[name] = replace(info, parts=_parts_of(info, owner))
+    layers: dict[int, tuple[Any, dict[str, str], dict[str, Any]]] = {}
+    numbers: dict[str, int] = {}
+    for variable, owner, names in _owners(model):
+        leaf = _leaf_of(variable)
+        name = free_name("/".join((*names, leaf)), values, numbers)
+        value = _value_of(variable)
+        values[name] = value
+        infos[name] = describe_torch_tensor(name, value) if is_torch_tensor(value) else _describe(name, variable)
+        _, own, variables = layers.setdefault(id(owner), (owner, {}, {}))
+        leaf = free_name(leaf, own, {})
+        own[leaf], variables[leaf] = name, variable
+    for owner, own, variables in layers.values():
+        found, computed = _with_meaning(owner, {leaf: infos[name] for leaf, name in own.items()}, variables)
+        infos.update({info.name: info for info in found.values()})
+        values.update({own[leaf]: weight for leaf, weight in computed.items()})
     return MemorySource(label=f"{type(model).__name__} {model.name!r}", infos=infos, values=values)
 
 
-def _owners(model: Any) -> list[tuple[Any, Any]]:
-    """Return every variable once, with the innermost layer that holds it."""
-    owners: dict[int, tuple[int, Any]] = {}
-    for layer in model._flatten_layers():  # noqa: SLF001 (the public list of layers ends at wrappers and cells)
-        weights = layer.weights
-        for variable in weights:
+def _owners(model: Any) -> list[tuple[Any, Any, tuple[str, ...]]]:
+    """Return every variable once, with the innermost layer that holds it and the names of those down to it."""
+    owners: dict[int, tuple[Any, tuple[Any, ...]]] = {}
+    is_model = hasattr(model, "layers")
+    pending: list[tuple[Any, ...]] = [(model,)]
+    seen: set[int] = set()
+    while pending:
+        chain = pending.pop()
+        layer = chain[-1]
+        if id(layer) in seen:
+            continue
+        seen.add(id(layer))
+        for variable in layer.weights:
             known = owners.get(id(variable))
-            # A layer comes after those that hold it: of two that hold the same, the later is inside.
-            if known is None or len(weights) <= known[0]:
-                owners[id(variable)] = (len(weights), layer)
-    variables = {id(variable): variable for variable in model.weights}
-    return [(variable, owners[key][1]) for key, variable in variables.items()]
+            if known is None or any(known[1][-1] is outer for outer in chain):
+                owners[id(variable)] = (layer, chain)
+        inside = layer._flatten_layers(include_self=False, recursive=False)  # noqa: SLF001 (the public list of layers ends at wrappers and cells)
+        pending.extend((*chain, child) for child in reversed(list(inside)))
+    found = []
+    for variable in {id(variable): variable for variable in model.weights}.values():
+        owner, chain = owners[id(variable)]
+        found.append((variable, owner, tuple(str(layer.name) for layer in chain[1 if is_model else 0 :])))
+    return found
 
 
-def _path_of(variable: Any, model: Any) -> str:
-    """Return the path of a variable (its name before Keras 3), without that of the model as a whole.
-
-    Only some models stand in it, and an unnamed one is numbered anew in each process.
-    """
-    path = str(getattr(variable, "path", None) or variable.name).removesuffix(":0")
-    return path.removeprefix(f"{model.name}/") if hasattr(model, "layers") else path
+def _leaf_of(variable: Any) -> str:
+    """Return what a layer calls its variable; before Keras 3 this is the end of a path."""
+    return str(variable.name).removesuffix(":0").rpartition("/")[2]
 
 
-def _free_name(path: str, taken: Mapping[str, Any]) -> str:
-    """Return a path, numbered where two layers share a name."""
-    name = path
-    number = 1
-    while name in taken:
-        layer, slash, leaf = path.rpartition("/")
-        name = f"{layer}_{number}{slash}{leaf}"
-        number += 1
-    return name
+def _value_of(variable: Any) -> Any:
+    value = getattr(variable, "value", None)
+    return value if is_torch_tensor(value) else KerasVariable(variable=variable)
+
+
+def _stored(tensor: Any) -> NDArray[Any]:
+    """Return a torch tensor's values in their own type, integers too."""
+    import numpy as np
+    import torch
+
+    tensor = tensor.detach().cpu().contiguous()
+    if tensor.dtype == torch.bfloat16:
+        return np.asarray(tensor.view(torch.int16).numpy()).view(numpy_dtype("bfloat16"))
+    return np.asarray(tensor.numpy())
 
 
 def _describe(name: str, variable: Any) -> TensorInfo:
@@ -109,53 +171,55 @@ def _describe(name: str, variable: Any) -> TensorInfo:
     return TensorInfo(name=name, shape=shape, dtype=dtype, refusal=why_not_float(dtype))
 
 
-def _parts_of(info: TensorInfo, layer: Any) -> tuple[Part, ...] | None:
-    """Return the matrices of a weight by the class of its layer; None leaves it to names and shapes."""
-    shape = info.shape
-    class_names = " ".join(cls.__name__.lower() for cls in type(layer).__mro__)
-    leaf = info.name.rpartition("/")[2]
-    is_kernel = leaf in ("kernel", "pointwise_kernel")
-    if info.n_values == 0 or len(shape) < 2:
-        return None
-    if "cell" in class_names and leaf in ("kernel", "recurrent_kernel"):
-        return _gates(shape, class_names)
-    if "conv" in class_names and len(shape) in _CONVOLUTIONS:
-        return _convolution(shape, leaf, "depthwise" in class_names, getattr(layer, "groups", 1))
-    if is_kernel and isinstance(getattr(layer, "equation", None), str):
-        return _einsum(shape, layer.equation)
-    if len(shape) == 2 and (is_kernel or "embedding" in class_names):
-        return matrix(LayerType.DENSE if is_kernel else LayerType.EMBEDDING, *shape)
-    return None
+def _with_meaning(
+    owner: Any, own: dict[str, TensorInfo], variables: Mapping[str, Any]
+) -> tuple[dict[str, TensorInfo], dict[str, ComputedWeight]]:
+    """Return a layer's variables as they compute, and those of them that are computed."""
+    layer = _as_keras_layer(owner)
+    found, recipes = dequantized(layer, own)
+    computed = {
+        leaf: ComputedWeight(variables=variables, recipe=recipe, weight=leaf, dtype=recipe.dtype)
+        for leaf, recipe in recipes.items()
+    }
+    _add_update(owner, found, computed, variables)
+    cut = {
+        leaf: replace(info, parts=parts_of_variable(leaf, info.shape, layer)) if info.refusal is None else info
+        for leaf, info in found.items()
+    }
+    return cut, computed
 
 
-def _convolution(shape: tuple[int, ...], leaf: str, is_depthwise: bool, n_groups: int) -> tuple[Part, ...] | None:
-    layer_type = _CONVOLUTIONS[len(shape)]
-    if leaf == "depthwise_kernel" or (leaf == "kernel" and is_depthwise):
-        # Every input channel has its own outputs: a block of one row.
-        *positions, n_in, n_multiples = shape
-        return channels_last_kernel(layer_type, (*positions, 1, n_in * n_multiples), n_in)
-    if leaf in ("kernel", "pointwise_kernel"):
-        return channels_last_kernel(layer_type, shape, n_groups if leaf == "kernel" else 1)
-    return None
+def _add_update(
+    owner: Any, found: dict[str, TensorInfo], computed: dict[str, ComputedWeight], variables: Mapping[str, Any]
+) -> None:
+    """Add the update of an enabled LoRA to its weight, as the layer does whenever it is called."""
+    for weight in ("kernel", "embeddings"):
+        factors = (f"lora_{weight}_a", f"lora_{weight}_b")
+        if not getattr(owner, "lora_enabled", False) or not {weight, *factors} <= found.keys():
+            continue
+        info, rank = found[weight], getattr(owner, "lora_rank", None)
+        if info.refusal is not None or not rank:
+            continue
+        base = computed.get(weight)
+        computed[weight] = ComputedWeight(
+            variables=variables, recipe=None if base is None else base.recipe, weight=weight, update=factors,
+            scale=float(getattr(owner, "lora_alpha", rank)) / rank, dtype=info.dtype,
+        )  # fmt: skip
+        for factor in factors:
+            found[factor] = replace(found[factor], refusal=f"a factor of {info.name}", counted_in=info.name)
 
 
-def _gates(shape: tuple[int, ...], class_names: str) -> tuple[Part, ...] | None:
-    names = next((names for word, names in _GATES if word in class_names), None)
-    return None if names is None or shape[-1] % len(names) else equal_columns(LayerType.RECURRENT, shape, names)
-
-
-def _einsum(shape: tuple[int, ...], equation: str) -> tuple[Part, ...] | None:
-    """Cut the kernel of an EinsumDense: axes summed over are rows, axes of input and output slices, others columns.
-
-    ``abc,cde->abde``, the query of an attention with d heads, is c x de; ``abcd,cde->abe``, its output, cd x e.
-    """
-    inputs, _, output = equation.replace(" ", "").partition("->")
-    data, _, kernel = inputs.partition(",")
-    if len(kernel) != len(shape):
-        return None
-    slices = tuple(axis for axis, letter in enumerate(kernel) if letter in data and letter in output)
-    rows = tuple(axis for axis, letter in enumerate(kernel) if letter not in output)
-    columns = tuple(axis for axis, letter in enumerate(kernel) if letter not in data)
-    if not rows or not columns or len({*slices, *rows, *columns}) != len(slices) + len(rows) + len(columns):
-        return None
-    return (Part(layer_type=LayerType.DENSE, fold=shape, slice_axes=slices, row_axes=rows, column_axes=columns),)
+def _as_keras_layer(owner: Any) -> KerasLayer:
+    equation, groups = getattr(owner, "equation", None), getattr(owner, "groups", 1)
+    mode = getattr(owner, "quantization_mode", None)
+    shape: Any = getattr(owner, "original_kernel_shape", None)
+    n_outputs = getattr(owner, "output_dim", None)
+    return KerasLayer(
+        class_names=" ".join(cls.__name__.lower() for cls in type(owner).__mro__),
+        n_groups=groups if type(groups) is int and groups > 0 else 1,
+        equation=equation if isinstance(equation, str) else None,
+        mode=mode if mode in _MODES else None,
+        # TensorFlow wraps the lists and tuples of a layer in a class of its own.
+        kernel_shape=tuple(int(n) for n in shape) if hasattr(shape, "__iter__") else None,
+        n_outputs=n_outputs if type(n_outputs) is int else None,
+    )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Container
 
 _NUMBER = re.compile(r"([0-9]+)")
 
@@ -30,3 +33,25 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"the name {key[:200]!r} appears twice")
         result[key] = value
     return result
+
+
+def free_name(path: str, taken: Container[str], numbers: dict[str, int]) -> str:
+    """Return a path of Keras, its layer numbered where two layers share a name.
+
+    Parameters
+    ----------
+    path : str
+        The path.
+    taken : container of str
+        What other names are.
+    numbers : dict of str to int
+        How far each path was numbered, kept between calls: so that a thousand of one name are not counted anew.
+    """
+    if path not in taken:
+        return path
+    layer, slash, leaf = path.rpartition("/")
+    number = numbers.get(path, 0) + 1
+    while f"{layer}_{number}{slash}{leaf}" in taken:
+        number += 1
+    numbers[path] = number
+    return f"{layer}_{number}{slash}{leaf}"

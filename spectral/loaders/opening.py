@@ -13,6 +13,7 @@ from spectral.errors import CorruptCheckpointError, ModelError, ModelNotFoundErr
 from spectral.loaders.derived import multiply_out
 from spectral.loaders.folder import open_folder
 from spectral.loaders.gguf_file import open_gguf
+from spectral.loaders.keras_file import KERAS_WEIGHTS, open_h5, open_keras_archive, open_keras_folder, open_keras_index
 from spectral.loaders.keras_model import is_keras_layer, open_keras
 from spectral.loaders.memory import open_mapping
 from spectral.loaders.model_config import with_config
@@ -22,6 +23,7 @@ from spectral.loaders.onnx_file import open_onnx
 from spectral.loaders.protocol import TensorSource
 from spectral.loaders.quantized import Settings, dequantize, read_settings
 from spectral.loaders.safetensors import open_safetensors
+from spectral.loaders.tensorflow_file import SAVED_MODEL, open_checkpoint, open_saved_model
 from spectral.loaders.torch_file import open_torch_file
 from spectral.loaders.torch_module import is_torch_module, open_module
 
@@ -40,6 +42,11 @@ _OPENERS: dict[str, Callable[[Path], TensorSource]] = {
     ".npy": open_npy,
     ".gguf": open_gguf,
     ".msgpack": open_msgpack,
+    ".keras": open_keras_archive,
+    ".h5": open_h5,
+    ".hdf5": open_h5,
+    ".weights.json": open_keras_index,
+    ".index": open_checkpoint,
 }
 
 
@@ -50,8 +57,9 @@ def open_model(model: object) -> TensorSource:
     ----------
     model : path, torch.nn.Module, Keras model, mapping or TensorSource
         A ``.safetensors``, ``.gguf``, ``.onnx``, ``.npz`` or ``.npy`` file, one of torch (``.pt``, ``.pth``, ``.bin``,
-        ``.ckpt``, ``.jit``) or of Flax (``.msgpack``), a folder with weights or shards (and a ``config.json`` that says
-        how attention is laid), or one that torch's distributed training or DeepSpeed wrote, a torch module, a Keras
+        ``.ckpt``, ``.jit``), of Flax (``.msgpack``), of Keras (``.keras``, ``.h5``, ``.hdf5``, ``.weights.json``) or of
+        TensorFlow (``.index``), a folder with weights or shards (and a ``config.json`` that says how attention is
+        laid), a SavedModel, a folder that torch's distributed training or DeepSpeed wrote, a torch module, a Keras
         model or layer, a state dict, or a dict of numpy arrays. A source that is open already is returned as it is.
 
     Returns
@@ -85,10 +93,18 @@ def _open_path(path: Path) -> TensorSource:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError as error:
+        index = path.with_name(f"{path.name}.index") if path.name else path
+        if index.is_file():
+            # TensorFlow calls a checkpoint by what the names of its files begin with.
+            return open_checkpoint(index)
         raise ModelNotFoundError(f"{path}: no such file or folder") from error
     except (OSError, ValueError) as error:
         raise ModelError(f"{str(path)[:200]!r}: cannot be read: {error}") from error
     if stat.S_ISDIR(mode):
+        if (path / KERAS_WEIGHTS).is_file():
+            return _named_in_text(open_keras_folder(path), path)
+        if (path / SAVED_MODEL).is_file():
+            return _named_in_text(open_saved_model(path), path)
         opened = _named_in_text(open_folder(path, _open_file), path)
         return with_config(dequantize(opened, partial(read_settings, path)), path)
     return dequantize(_open_file(path), partial(read_settings, path.parent))
@@ -98,7 +114,7 @@ def _open_file(path: Path) -> TensorSource:
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode):
         raise UnsupportedModelError(f"{path}: not a regular file")
-    opener = _OPENERS.get(path.suffix.lower())
+    opener = _OPENERS.get(path.suffix.lower()) or _OPENERS.get("".join(path.suffixes[-2:]).lower())
     if opener is None:
         raise UnsupportedModelError(
             f"{path}: no loader for {path.suffix or 'a file without suffix'}; known are {', '.join(_OPENERS)}"

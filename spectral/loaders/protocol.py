@@ -91,6 +91,9 @@ class TensorInfo:
         matrices are cut from.
     quantization : Quantization, optional
         How the values are stored, where ``dtype`` is not the stored type but what they are dequantised to.
+    is_state : bool
+        Whether it is state of the training (of an optimizer, a counter, a random generator) and no parameter. Such a
+        tensor has a refusal, and is neither analysed nor counted nor listed among what is not analysed.
     """
 
     name: str
@@ -102,6 +105,7 @@ class TensorInfo:
     parts: tuple[Part, ...] | None = None
     counted_in: str | None = None
     quantization: Quantization | None = None
+    is_state: bool = False
 
     @property
     def n_values(self) -> int:

@@ -26,7 +26,7 @@ def sequence_model() -> Any:
     inputs = keras.Input((20, 12))
     layers = keras.layers
     x = layers.LSTM(16, return_sequences=True, name="lstm")(inputs)
-    x = layers.Bidirectional(layers.GRU(8, return_sequences=True), name="both")(x)
+    x = layers.Bidirectional(layers.GRU(8, return_sequences=True, name="gru"), name="both")(x)
     x = layers.MultiHeadAttention(4, 5, name="attention")(x, x)
     x = layers.GroupQueryAttention(5, 4, 2, name="grouped")(x, x)
     x = layers.Conv1D(12, 3, groups=2, name="conv")(x)
@@ -34,7 +34,7 @@ def sequence_model() -> Any:
     x = layers.SeparableConv1D(10, 3, name="separable")(x)
     x = layers.DepthwiseConv1D(3, depth_multiplier=2, name="depthwise")(x)
     inner = keras.Sequential([layers.Dense(14, name="one"), layers.BatchNormalization(name="norm")], name="inner")
-    x = layers.TimeDistributed(layers.Dense(11), name="timed")(inner(x))
+    x = layers.TimeDistributed(layers.Dense(11, name="dense"), name="timed")(inner(x))
     x = layers.EinsumDense("abc,cd->abd", output_shape=(None, 13), name="einsum")(x)
     x = layers.SimpleRNN(10, name="rnn")(x)
     return filled(keras.Model(inputs, x))
@@ -58,7 +58,25 @@ def analysis(model: Any) -> Analysis:
 
 def expected_slices(model: Any) -> dict[str, list[Any]]:
     """Layer name -> slices, by the definitions in Keras's own documentation of each layer."""
-    values = {variable.path: variable.value.detach().double().numpy() for variable in model.weights}
+    get = model.get_layer
+    layers = {
+        "lstm/lstm_cell": get("lstm").cell,
+        "both/forward_gru/gru_cell": get("both").forward_layer.cell,
+        "both/backward_gru/gru_cell": get("both").backward_layer.cell,
+        "rnn/simple_rnn_cell": get("rnn").cell,
+        **{f"attention/{name}": getattr(get("attention"), f"_{name}_dense") for name in ("query", "key", "value")},
+        **{f"grouped/{name}": getattr(get("grouped"), f"_{name}_dense") for name in ("query", "key", "value")},
+        "attention/attention_output": get("attention")._output_dense,
+        "grouped/attention_output": get("grouped")._output_dense,
+        "inner/one": get("inner").get_layer("one"),
+        "timed/dense": get("timed").layer,
+        **{name: get(name) for name in ("conv", "transposed", "separable", "einsum")},
+    }
+    values = {
+        f"{name}/{variable.name}": variable.value.detach().double().numpy()
+        for name, layer in layers.items()
+        for variable in layer.weights
+    }
     cuts: dict[str, list[Any]] = {}
     cells = {
         "lstm/lstm_cell": "ifco",
@@ -210,8 +228,8 @@ def test_variables_of_another_backend_become_arrays_when_loaded() -> None:
         def __init__(self) -> None:
             self.weights = [Variable()]
 
-        def _flatten_layers(self) -> list[Any]:
-            return [self]
+        def _flatten_layers(self, recursive: bool = True, include_self: bool = True) -> list[Any]:
+            return [self] if include_self else []
 
     Layer.__module__ = "tf_keras.src.engine.base_layer"
     layer = Layer()

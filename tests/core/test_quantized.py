@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,10 @@ from hypothesis import strategies as st
 
 from spectral import analyze, describe
 from spectral.errors import CorruptCheckpointError, ModelError
+from spectral.loaders.memory import open_mapping
 from spectral.loaders.opening import open_model
 from spectral.loaders.protocol import Quantization, TensorInfo, TensorSource
+from spectral.loaders.quantized import dequantize
 from spectral.loaders.quantized import source as source_module
 from spectral.loaders.quantized.codes import power_of_two, small_float_levels, unpack_bits
 from spectral.loaders.quantized.scaled import place_scales
@@ -421,3 +424,12 @@ def test_parts_in_any_wrong_mixture_end_in_values_or_reasons(parts: dict[str, An
             except ModelError:
                 continue
             assert values.shape == info.shape
+
+
+def test_what_a_loader_refuses_for_a_reason_of_its_own_stays_refused() -> None:
+    opened = open_mapping({"l.weight": np.ones((4, 6), np.int8), "l.weight_scale": np.ones(4, np.float32)}, "m")
+    assert info_of(dequantize(opened, Settings)).refusal is None
+    reason = "its zero points are missing"
+    infos = {**opened.infos, "l.weight": replace(opened.infos["l.weight"], refusal=reason)}
+    source = dequantize(replace(opened, infos=infos), Settings)
+    assert info_of(source).refusal == reason

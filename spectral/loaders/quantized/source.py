@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from spectral.loaders.dtypes import CODED
+from spectral.loaders.dtypes import CODED, why_not_float
 from spectral.loaders.protocol import StoredSource, TensorInfo
 from spectral.loaders.quantized import (
     awq,
@@ -109,8 +109,14 @@ def dequantize(source: TensorSource, settings: Callable[[], Settings]) -> Tensor
         Returns what the configuration says; called where there is anything coded.
     """
     stored = {info.name: info for info in source.tensors()}
+    # What a loader knows better, or cannot read, is none of the schemes'.
+    unexplained = {
+        name: info
+        for name, info in stored.items()
+        if info.quantization is None and info.refusal in (None, why_not_float(info.dtype))
+    }
     if not isinstance(source, StoredSource) or not any(
-        info.dtype in _CODED or info.dtype.startswith("float8") for info in stored.values()
+        info.dtype in _CODED or info.dtype.startswith("float8") for info in unexplained.values()
     ):
         return source
     said = settings()
@@ -118,12 +124,14 @@ def dequantize(source: TensorSource, settings: Callable[[], Settings]) -> Tensor
     recipes: dict[str, Recipe] = {}
     roles: dict[str, tuple[str, str]] = {}
     for find in _FINDERS:
-        for recipe in find(stored, said, read):
+        for recipe in find(unexplained, said, read):
             target = recipe.info.name
             is_free = target not in recipes and (target not in stored or target in recipe.parts)
             if is_free and not any(part in roles for part in recipe.parts):
                 recipes[target] = recipe
                 roles.update({part: (target, role) for part, role in recipe.parts.items()})
+    if not recipes and not said.method:
+        return source
     listed = _listed(stored, recipes, roles)
     if said.method:
         listed = {name: replace(info, refusal=_with_method(info, said.method)) for name, info in listed.items()}
