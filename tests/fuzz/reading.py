@@ -18,6 +18,8 @@ SUFFIXES = {
     "gguf": ".gguf",
     "onnx": ".onnx",
     "msgpack": ".msgpack",
+    "hdf5": ".h5",
+    "keras": ".keras",
 }
 """Format -> how its file ends."""
 

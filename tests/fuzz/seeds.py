@@ -97,6 +97,24 @@ def _msgpack(folder: Path) -> None:
     (folder / "plain.msgpack").write_bytes(msgpack.packb(tree, use_bin_type=True))
 
 
+def _hdf5(folder: Path) -> None:
+    import h5py
+
+    for version in ("earliest", "latest"):
+        with h5py.File(folder / f"{version}.h5", "w", libver=version) as file:
+            group = file.create_group("layers/dense/vars")
+            group.create_dataset("0", data=np.ones((3, 2), dtype=np.float32))
+            group.create_dataset("1", data=np.ones(8), chunks=(3,), compression="gzip", shuffle=True, fletcher32=True)
+            file.attrs["names"] = ["a", "b"]
+
+
+def _keras(folder: Path) -> None:
+    import keras
+
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="dense")])
+    model.save(folder / "plain.keras")
+
+
 WRITERS: dict[str, Callable[[Path], None]] = {
     "safetensors": _safetensors,
     "torch": _torch,
@@ -105,6 +123,8 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "gguf": _gguf,
     "onnx": _onnx,
     "msgpack": _msgpack,
+    "hdf5": _hdf5,
+    "keras": _keras,
 }
 
 
