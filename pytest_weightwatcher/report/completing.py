@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-_STAY_ABSENT = frozenset({"spectrum", "plugin", "index", "merged", "sections", "n_planned", "n_reported"})
+_STAY_ABSENT = frozenset({"spectrum", "plugin", "index", "unchanged", "merged", "sections", "n_planned", "n_reported"})
 """Keys that a result has only where there is something to say."""
 
 

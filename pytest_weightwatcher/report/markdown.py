@@ -18,6 +18,7 @@ from pytest_weightwatcher.report.ranking import (
     worst_rank,
 )
 from pytest_weightwatcher.report.templates import make_environment
+from pytest_weightwatcher.report.unchanged import told_unchanged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -119,7 +120,7 @@ def _model_blocks(pieces: Any, model: Model, group: int) -> Iterator[Block]:
     yield Block(
         rank=HEADINGS,
         title="models",
-        opening=str(pieces.model_head(model, bool(findings))),
+        opening=str(pieces.model_head(model, bool(findings), told_unchanged(model))),
         items=model["notes"],
         row=_text(pieces.note),
         notice=_more("notes"),

@@ -77,8 +77,11 @@ class Layer(_OpenPart):
     rf: Count = Field(description="Slices that are pooled: the receptive field of a convolution.")
     index: Count | None = Field(default=None, description="Place among the matrices of the model.")
     hash: str | None = Field(description="Of the content.")
-    reused: bool = Field(default=False, description="Taken from the baseline, which knew the content.")
+    reused: bool = Field(default=False, description="Not computed: the baseline knew the content.")
     baseline_name: str | None = Field(default=None, description="The layer of the baseline that it was compared with.")
+    unchanged: bool | None = Field(
+        default=None, description="Whether its content is that layer's, byte for byte; null where it has none."
+    )
     metrics: dict[str, Finite | None] = Field(description="docs/metrics.md; null where a number does not exist.")
     reason: str | None = Field(description="Why there is no fit.")
     spectrum: Spectrum | None = None

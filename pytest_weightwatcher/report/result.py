@@ -79,6 +79,7 @@ class ResultBuilder:
             "hash": record.content_hash,
             "reused": is_reused,
             "baseline_name": baseline_name,
+            "unchanged": None if before is None else before.content_hash == record.content_hash,
             "metrics": {name: _number(value) for name, value in record.metrics.items()},
             "reason": record.reason,
             "spectrum": spectrum_payload(record, spec, before, n_traps),

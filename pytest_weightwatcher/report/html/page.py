@@ -15,6 +15,7 @@ from pytest_weightwatcher.report.html.drawable import drawable_spectrum
 from pytest_weightwatcher.report.html.spectrum_chart import spectrum_chart
 from pytest_weightwatcher.report.ranking import FAILURES, findings_of, layers_of, rank_layers, worst_rank
 from pytest_weightwatcher.report.templates import make_environment, templates_folder
+from pytest_weightwatcher.report.unchanged import told_unchanged
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -93,7 +94,7 @@ def _model(model: Mapping[str, Any], key: str) -> dict[str, Any]:
         "n_failing": len(layers_of(failing) - {None}),
         "n_warning": sum(verdict not in FAILURES for layer, verdict in worst.items() if layer is not None),
         "drawn": {layer["name"]: f"{key}-s{place}" for place, (layer, _) in enumerate(interesting)},
-        "n_unchanged": sum(map(_is_unchanged, layers)),
+        "unchanged": told_unchanged(model),
         "changes": _largest_changes(model),
         "layers": layers,
         "charts": depth_charts(model, layers, key),
@@ -108,11 +109,6 @@ def _model(model: Mapping[str, Any], key: str) -> dict[str, Any]:
         ],
         "n_without_spectrum": len(layers) - len(interesting),
     }
-
-
-def _is_unchanged(layer: Mapping[str, Any]) -> bool:
-    """Tell whether a layer is that of the baseline: only of one that changed, the spectrum before is kept."""
-    return bool(layer.get("baseline_name") and layer.get("spectrum") and layer["spectrum"].get("before") is None)
 
 
 def _grouped(findings: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
