@@ -84,6 +84,7 @@ def test_of_older_results_nothing_is_said(kind: str, has_partners: bool) -> None
     older = complete_result(result)
     assert "unchanged" not in older["models"][0]["layers"][0], "it is not known, rather than none"
     assert "unchanged" not in render(kind, older)
+    assert " \n" not in render("md", older)
     older["models"][0]["n_reused"] = 2
     assert "2 of 2 matrices were not computed again." in html.unescape(render(kind, older))
 
