@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Verdict = Literal["pass", "skipped", "waived", "inconclusive", "warn", "fail", "error"]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -148,7 +149,7 @@ class Model(_Part):
     n_reused: Count = 0
     notes: list[str] = Field(default=[], description="How the recording of the baseline differs from this run.")
     waivers: list[Waiver] = []
-    coverage: Finite | None = Field(description="Analysed share of all parameters.")
+    coverage: Share | None = Field(description="Analysed share of all parameters.")
     options: dict[str, Any] = Field(default={}, description="Options of the analysis.")
     summary: dict[str, Finite | None] = Field(description="Means over layers.")
     layers: list[Layer]
