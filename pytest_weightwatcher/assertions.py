@@ -454,10 +454,11 @@ def _assert_paired(
     from pytest_weightwatcher.judging import judge_subject, open_accepted, open_subject
 
     subject = open_subject(model, config, seed=checked_seed(seed), is_compared=True, only_spectra=rules is not None)
+    subject, accepted = open_accepted(baseline, subject, only_spectra=rules is not None)
     judged = judge_subject(
         subject,
         config,
-        baseline=open_accepted(baseline, subject, only_spectra=rules is not None),
+        baseline=accepted,
         paired_rules=rules,
         keep=lambda check: check.rule is None or isinstance(check.rule, RegressionRule) or check.name == COVERAGE,
     )

@@ -17,7 +17,11 @@ from pytest_weightwatcher.baseline import (
 from pytest_weightwatcher.errors import BaselineError
 from pytest_weightwatcher.extensions import NO_EXTENSIONS
 from spectral import __version__
+from spectral.alignment import shapes_of
 from spectral.analysis import AnalysisOptions, Description, MatrixTask, describe
+from spectral.attention import QKV
+from spectral.description import describe_as
+from spectral.loaders import open_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from pytest_weightwatcher.checks import RegressionRule
     from pytest_weightwatcher.config import Config
     from pytest_weightwatcher.extensions import Extensions
+    from spectral.loaders.protocol import TensorSource
 
 BASELINE_SUFFIX = ".json"
 
@@ -58,10 +63,10 @@ class BaselineSource:
     description: Description | None = field(default=None, repr=False)
 
 
-def open_baseline(
-    location: Path, model: Path | None, description: Description, extensions: Extensions = NO_EXTENSIONS
-) -> BaselineSource:
-    """Open a baseline file, or another checkpoint, for a model.
+def read_accepted(
+    location: Path, model: Path | None, extensions: Extensions = NO_EXTENSIONS
+) -> Baseline | TensorSource:
+    """Read a baseline file, or open another checkpoint by its headers.
 
     Parameters
     ----------
@@ -69,8 +74,6 @@ def open_baseline(
         Where it is.
     model : Path or None
         Where the model is; None where it is in memory.
-    description : Description
-        The model.
     extensions : Extensions
         Plugins that may open a checkpoint.
 
@@ -82,10 +85,32 @@ def open_baseline(
     if model is not None and location.exists() and model.exists() and location.samefile(model):
         raise BaselineError(f"{location}: the baseline is the model itself, so that every comparison would pass")
     if location.suffix == BASELINE_SUFFIX:
-        return open_recorded(read_baseline(location), location, description)
+        return read_baseline(location)
     if not location.exists():
         raise BaselineError(f"{location}: no such baseline: give a recorded {BASELINE_SUFFIX} file or a checkpoint")
-    return open_checkpoint(extensions.open_with(location), location, description)
+    return open_model(extensions.open_with(location))
+
+
+def describe_as_accepted(description: Description, accepted: Baseline | TensorSource) -> Description:
+    """Return a model with its tensors named and laid out as those of the accepted state that it was made from."""
+    if not isinstance(accepted, Baseline):
+        return describe_as(description, shapes_of(accepted))
+    # A recording knows layers, which are called as their tensors are without the ending.
+    shapes = {f"{_whole(name)}.weight": entry.record.shape for name, entry in accepted.entries.items()}
+    return describe_as(description, shapes | {name: each.shape for name, each in (accepted.tensors or {}).items()})
+
+
+def _whole(name: str) -> str:
+    """Return the layer that one of three fused projections belongs to."""
+    whole, dot, part = name.rpartition(".")
+    return whole if dot and part in QKV else name
+
+
+def open_baseline(accepted: Baseline | TensorSource, location: Path, description: Description) -> BaselineSource:
+    """Hold what was read of a baseline against the model."""
+    if isinstance(accepted, Baseline):
+        return open_recorded(accepted, location, description)
+    return open_checkpoint(accepted, location, description)
 
 
 def open_checkpoint(model: object, location: Path, description: Description) -> BaselineSource:

@@ -29,6 +29,8 @@ DRIFT = "drift"
 TURN = "turn"
 OVERLAP = "overlap"
 INTRUDERS = "intruders"
+ROUNDING = "rounding"
+CLIPPED = "clipped"
 TENSORS, KERNELS = "tensors", "kernels"
 """Of a model as a whole: what no spectrum covers, and those of it that have two or more dimensions."""
 
@@ -46,7 +48,19 @@ LAYER_CHECKS: tuple[str, ...] = (*LAYER_METRICS, LARGEST_WEIGHT, CORRELATION_TRA
 MODEL_CHECKS: tuple[str, ...] = (COVERAGE,)
 """Names that may stand under ``checks`` in ww.yaml, for layers and for the model."""
 
-PAIRED_QUANTITIES = (ALPHA, SPECTRUM, WEIGHTS, DRIFT, TURN, CORRELATION_TRAPS, NOISE, OVERLAP, INTRUDERS)
+PAIRED_QUANTITIES = (
+    ALPHA,
+    SPECTRUM,
+    WEIGHTS,
+    DRIFT,
+    TURN,
+    CORRELATION_TRAPS,
+    NOISE,
+    OVERLAP,
+    INTRUDERS,
+    ROUNDING,
+    CLIPPED,
+)
 """Names under ``regression`` that are no plain metric."""
 
 REGRESSION_METRICS: tuple[str, ...] = tuple(
@@ -54,7 +68,10 @@ REGRESSION_METRICS: tuple[str, ...] = tuple(
 )
 """Metrics that may stand under ``regression``, each against the baseline's value."""
 
-NEEDS_BOTH_CHECKPOINTS = (OVERLAP, INTRUDERS)
+OF_ROUNDING = (ROUNDING, CLIPPED)
+"""What a quantised layer lost beside what it had to lose."""
+
+NEEDS_BOTH_CHECKPOINTS = (OVERLAP, INTRUDERS, *OF_ROUNDING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

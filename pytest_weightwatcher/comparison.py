@@ -11,11 +11,14 @@ import numpy as np
 
 from pytest_weightwatcher.checks import (
     ALPHA,
+    CLIPPED,
     CORRELATION_TRAPS,
     DRIFT,
     INTRUDERS,
+    NEEDS_BOTH_CHECKPOINTS,
     NOISE,
     OVERLAP,
+    ROUNDING,
     SPECTRUM,
     TURN,
     WEIGHTS,
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from pytest_weightwatcher.baseline import BaselineEntry
     from pytest_weightwatcher.profiles import TrapNews
     from pytest_weightwatcher.records import LayerRecord
+    from spectral.rounding import Rounding
     from spectral.subspaces import SubspaceComparison
 
 LOG_RATIO_METRICS = ("effective_rank", "stable_rank", "norm", "spectral_norm")
@@ -85,6 +89,8 @@ class LayerComparison:
         Quantity -> its change; absent where it does not exist.
     reasons : mapping of str to str
         Quantity -> why it does not exist.
+    details : mapping of str to str
+        Quantity -> what is known of it beside the number.
     blocked : str or None
         Why nothing can be compared at all.
     is_identical : bool
@@ -93,6 +99,7 @@ class LayerComparison:
 
     changes: Mapping[str, Change] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
+    details: Mapping[str, str] = field(default_factory=dict)
     blocked: str | None = None
     is_identical: bool = False
 
@@ -158,10 +165,22 @@ def compare_records(
     if subspaces is not None or is_identical:
         _compare_directions(subspaces, changes)
     else:
-        reasons |= dict.fromkeys((OVERLAP, INTRUDERS), "the baseline is a file: directions need both checkpoints")
+        reasons |= dict.fromkeys(NEEDS_BOTH_CHECKPOINTS, "the baseline is a file: directions need both checkpoints")
     return LayerComparison(
         changes=MappingProxyType(changes), reasons=MappingProxyType(reasons), is_identical=is_identical
     )
+
+
+def compare_rounding_of(rounding: Rounding | None) -> LayerComparison:
+    """Return what a quantised layer lost, as changes from nothing."""
+    if rounding is None:
+        return LayerComparison(blocked="the original is zero, or values are not finite")
+    changes = {CLIPPED: Change(value=float(rounding.n_clipped), reference=0.0)}
+    details = {CLIPPED: rounding.clipped}
+    if rounding.excess is not None:
+        changes[ROUNDING] = Change(value=rounding.excess, reference=0.0)
+        details[ROUNDING] = f"off by {rounding.error:.2%} of the norm, rounding to the nearest by {rounding.floor:.2%}"
+    return LayerComparison(changes=changes, reasons={ROUNDING: rounding.reason}, details=details)
 
 
 def displacement(record: LayerRecord, reference: LayerRecord) -> float:

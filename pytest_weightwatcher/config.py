@@ -144,6 +144,7 @@ class _RegressionLimit(_Section):
             "max_displacement": "increase",
             "max_change": "increase",
             "max_new": "increase",
+            "max_excess": "increase",
         }
         given = {name: getattr(self, name) for name in type(self).model_fields}
         return {names.get(name, name): value for name, value in given.items() if value is not None}
@@ -190,6 +191,14 @@ class CountRegression(_RegressionLimit):
     severity: Literal["fail", "warn"] | None = None
 
 
+class RoundingRegression(_RegressionLimit):
+    """How many times the error of rounding to the nearest level a quantised layer may be off."""
+
+    max_excess: Positive | None = None
+    warn_at: Share | None = None
+    severity: Literal["fail", "warn"] | None = None
+
+
 class SeverityRegression(_RegressionLimit):
     """A check with nothing to set but its severity."""
 
@@ -212,6 +221,8 @@ class RegressionTable(_Section):
     noise: Annotated[SeverityRegression | None, BeforeValidator(_off)] = None
     overlap: Annotated[MetricRegression | None, BeforeValidator(_off)] = None
     intruders: Annotated[CountRegression | None, BeforeValidator(_off)] = None
+    rounding: Annotated[RoundingRegression | None, BeforeValidator(_off)] = None
+    clipped: Annotated[CountRegression | None, BeforeValidator(_off)] = None
     tensors: Annotated[WeightsRegression | None, BeforeValidator(_off)] = None
 
     def limits(self) -> dict[str, dict[str, Any] | None]:
@@ -375,6 +386,8 @@ _REGRESSION_SECTIONS: Mapping[str, type[BaseModel]] = MappingProxyType(
         "correlation_traps": CountRegression,
         "noise": SeverityRegression,
         "intruders": CountRegression,
+        "rounding": RoundingRegression,
+        "clipped": CountRegression,
     }
 )
 

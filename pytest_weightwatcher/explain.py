@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_weightwatcher.checks import (
     ALPHA,
     BASELINE_LAYERS,
+    CLIPPED,
     CORRELATION_TRAPS,
     COVERAGE,
     INTEGRITY,
@@ -17,6 +18,7 @@ from pytest_weightwatcher.checks import (
     NOISE,
     OVERLAP,
     REGRESSION,
+    ROUNDING,
     SPECTRUM,
     TENSORS,
     WAIVERS,
@@ -44,10 +46,12 @@ _OWN_KEYS = {
     TENSORS: "max_change",
     CORRELATION_TRAPS: "max_new",
     INTRUDERS: "max_new",
+    CLIPPED: "max_new",
+    ROUNDING: "max_excess",
 }
 """Quantity -> the only key of its limit."""
 
-_COUNTS = (CORRELATION_TRAPS, INTRUDERS)
+_COUNTS = (CORRELATION_TRAPS, INTRUDERS, CLIPPED)
 _RULE_WORDS = (
     ("increase", "rise by {:.4g}"),
     ("relative_increase", "rise by {:.4g} of the baseline's value"),

@@ -16,6 +16,7 @@ from pytest_weightwatcher.checks import (
     MODEL,
     NEEDS_BOTH_CHECKPOINTS,
     NOISE,
+    OF_ROUNDING,
     OVERLAP,
     REGRESSION,
     TENSORS,
@@ -80,7 +81,7 @@ if TYPE_CHECKING:
     from spectral.weights import MatrixSpec
 
 
-_NOT_OF_SPECTRA = frozenset((CORRELATION_TRAPS, NOISE, OVERLAP, INTRUDERS, WEIGHTS, TURN, LARGEST_WEIGHT))
+_NOT_OF_SPECTRA = frozenset((CORRELATION_TRAPS, NOISE, OVERLAP, INTRUDERS, WEIGHTS, TURN, LARGEST_WEIGHT, *OF_ROUNDING))
 """Quantities about which another way to the spectrum says nothing new."""
 
 
@@ -291,7 +292,9 @@ class Gate:
         if entry is None:
             detail = "the baseline has no layer of this name, nor one of this shape with such weights or spectrum"
             return Judgement(check=check.name, verdict=Verdict.SKIPPED, detail=detail)
-        if rule.quantity in NEEDS_BOTH_CHECKPOINTS:
+        if rule.quantity in OF_ROUNDING:
+            comparison = self._measurements.rounding(check.model, spec)
+        elif rule.quantity in NEEDS_BOTH_CHECKPOINTS:
             comparison = self._compare(check.model, spec, record, entry, with_directions=True)
         else:
             comparison = self._comparison(check.model, spec, record, entry)

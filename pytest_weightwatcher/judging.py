@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_weightwatcher.accepted import AcceptedState
 from pytest_weightwatcher.baseline import Baseline
-from pytest_weightwatcher.baseline_source import open_baseline, open_checkpoint, open_recorded
+from pytest_weightwatcher.baseline_source import describe_as_accepted, open_baseline, read_accepted
 from pytest_weightwatcher.errors import BaselineError
 from pytest_weightwatcher.gate import Check, Gate, layer_checks, model_checks
 from pytest_weightwatcher.given_analysis import Subject, check_unchanged, record_analysis, subject_of_analysis
@@ -23,6 +23,7 @@ from pytest_weightwatcher.planning import CheckedModel, gate_options, plan_model
 from pytest_weightwatcher.verdict import Judgement, Verdict
 from spectral.analysis import Analysis, describe
 from spectral.execution import n_default_workers
+from spectral.loaders import open_model
 from spectral.metrics import POWER_LAW_METRICS
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pytest_weightwatcher.checks import RegressionRule
     from pytest_weightwatcher.config import Config
     from spectral.analysis import AnalysisOptions, LayerAnalysis
+    from spectral.loaders.protocol import TensorSource
     from spectral.pipeline import KnownMatrix
     from spectral.weights import MatrixSpec
 
@@ -126,8 +128,8 @@ def open_subject(
     return Subject(name=name, path=path, model=model, description=description, layers={})
 
 
-def open_accepted(baseline: object, subject: Subject, *, only_spectra: bool = False) -> BaselineSource:
-    """Open a baseline of any kind for a model.
+def open_accepted(baseline: object, subject: Subject, *, only_spectra: bool = False) -> tuple[Subject, BaselineSource]:
+    """Open a baseline of any kind for a model; return that model laid out as the baseline is, and the baseline.
 
     Parameters
     ----------
@@ -148,23 +150,31 @@ def open_accepted(baseline: object, subject: Subject, *, only_spectra: bool = Fa
         raise BaselineError("the baseline is None: give a recorded .ww.json file, a checkpoint or a model")
     if isinstance(baseline, AcceptedState):
         baseline = baseline.path if baseline.recorded is None else baseline.recorded
+    is_in_memory = False
+    accepted: Baseline | TensorSource
     if isinstance(baseline, (str, os.PathLike)):
-        source = open_baseline(Path(os.fsdecode(baseline)), subject.path, description)
+        location = Path(os.fsdecode(baseline))
+        accepted = read_accepted(location, subject.path)
     elif isinstance(baseline, Baseline):
-        source = open_recorded(baseline, Path(baseline.label), description)
+        location, accepted = Path(baseline.label), baseline
     elif baseline is subject.model:
         raise BaselineError("the baseline is the model itself, so that every comparison would pass")
     elif isinstance(baseline, Analysis):
-        recorded = record_analysis(baseline, description.options, only_spectra=only_spectra)
-        source = open_recorded(recorded, Path(recorded.label), description)
+        accepted = record_analysis(baseline, description.options, only_spectra=only_spectra)
+        location = Path(accepted.label)
     else:
-        source = open_checkpoint(baseline, Path(f"the {type(baseline).__name__}"), description)
+        location, accepted, is_in_memory = Path(f"the {type(baseline).__name__}"), open_model(baseline), True
+    if subject.given is None:
+        description = describe_as_accepted(description, accepted)
+        subject = replace(subject, description=description)
+    source = open_baseline(accepted, location, description)
+    if is_in_memory:
         _refuse_shared_memory(subject, source)
     if source.recorded is not None and _has_selection(description.options):
         # A recording holds all layers; those that the analysis left out on purpose are not missing.
         names = {spec.name for spec in description.matrices}
         source = replace(source, shapes={name: shape for name, shape in source.shapes.items() if name in names})
-    return source
+    return subject, source
 
 
 def judge_subject(

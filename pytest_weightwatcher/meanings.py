@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pytest_weightwatcher.checks import (
     ALPHA,
     BASELINE_LAYERS,
+    CLIPPED,
     CORRELATION_TRAPS,
     COVERAGE,
     DRIFT,
@@ -18,6 +19,7 @@ from pytest_weightwatcher.checks import (
     NOISE,
     OVERLAP,
     REGRESSION,
+    ROUNDING,
     SPECTRUM,
     TENSORS,
     TURN,
@@ -178,6 +180,18 @@ _MEANINGS: Mapping[str, Meaning] = MappingProxyType(
             above="Leading directions resemble none of the baseline's: typical of a LoRA of low rank or a high "
             "learning rate; such models forget more (arXiv 2410.21228).",
             action="Lower the learning rate or raise the rank of the adapter, or accept it with a waiver.",
+        ),
+        REGRESSION + ROUNDING: Meaning(
+            below="",
+            above="The layer lost far more than its number format had to cost: wrong scales, codes read or written in "
+            "another order, a group of weights left out, or calibration data that the layer never sees.",
+            action="Quantise this layer again, with another group size or calibration set, or leave it in 16 bits.",
+        ),
+        REGRESSION + CLIPPED: Meaning(
+            below="",
+            above="Outlier channels were cut off: a scale was chosen too small for them. Networks depend on these "
+            "channels more than on all others (arXiv 2208.07339).",
+            action="Use scales by row or group, or keep outlier channels, or this layer, in 16 bits.",
         ),
         WAIVERS: Meaning(
             below="A waiver has expired: what it covered counts again.",

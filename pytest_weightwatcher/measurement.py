@@ -9,6 +9,7 @@ from threading import Event
 from typing import TYPE_CHECKING, TypeVar
 
 from pytest_weightwatcher.baseline import BaselineEntry, reuse
+from pytest_weightwatcher.comparison import LayerComparison, compare_rounding_of
 from pytest_weightwatcher.matching import LayerSets, layer_sets, match_renamed, unpaired_layers
 from pytest_weightwatcher.rates import alarm_level, is_testable
 from pytest_weightwatcher.records import LayerRecord, record_of
@@ -20,6 +21,7 @@ from spectral.matrix_tests import find_matrix_traps
 from spectral.model_comparison import unfold
 from spectral.noise import any_of
 from spectral.pipeline import KnownMatrix, analyze_unless_known
+from spectral.rounding import Rounding, compare_rounding
 from spectral.spectrum import SpectrumFailure
 from spectral.subspaces import SubspaceComparison, compare_subspaces
 from spectral.weights import load_matrix
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_weightwatcher.planning import CheckedModel
+    from spectral.loaders.protocol import TensorInfo
     from spectral.weights import MatrixSpec
 
 T = TypeVar("T")
@@ -50,6 +53,7 @@ class Measurements:
         self._futures: dict[tuple[object, ...], Future[object]] = {}
         self._records: dict[tuple[int, str], LayerRecord] = {}
         self._sets: dict[int, LayerSets] = {}
+        self._headers: dict[int, dict[str, TensorInfo]] = {}
         self._matrices: dict[tuple[object, ...], tuple[MatrixSpec, Future[object]]] = {}
 
     def begin(self, model: CheckedModel, spec: MatrixSpec, *, with_baseline: bool) -> None:
@@ -150,6 +154,19 @@ class Measurements:
         found = self._once((id(model), spec.name, "subspaces"), _subspaces, task_of(model, spec), base).result()
         return found.detail if isinstance(found, SpectrumFailure) else found
 
+    def rounding(self, model: CheckedModel, spec: MatrixSpec) -> LayerComparison:
+        """Return what a quantised layer lost beside its original, or why that is not known."""
+        name = self.partner(model, spec)
+        if model.baseline is None or name is None or name not in model.baseline.tasks:
+            return LayerComparison(blocked="the baseline is a file: the weights of the original are not at hand")
+        task, base = task_of(model, spec), model.baseline.tasks[name]
+        if task.spec.shape != base.spec.shape:
+            return LayerComparison(blocked="the baseline's layer has another shape")
+        if id(model) not in self._headers:
+            self._headers[id(model)] = {info.name: info for info in model.description.source.tensors()}
+        info = self._headers[id(model)][spec.tensor]
+        return compare_rounding_of(self._once((id(model), spec.name, "rounding"), _rounding, task, base, info).result())
+
     def trap_level(self, model: CheckedModel, spec: MatrixSpec) -> tuple[float, bool]:
         """Return the level of significance that the run leaves a layer, and whether the layer alarms at it."""
         n_tests = max(1, sum(map(is_testable, model.description.matrices)))
@@ -244,6 +261,19 @@ def task_of(model: CheckedModel, spec: MatrixSpec) -> MatrixTask:
 
 def _subspaces(task: MatrixTask, base: MatrixTask) -> SubspaceComparison | SpectrumFailure:
     return compare_subspaces(unfold(load_matrix(task.source, task.spec)), unfold(load_matrix(base.source, base.spec)))
+
+
+def _rounding(task: MatrixTask, base: MatrixTask, info: TensorInfo) -> Rounding | None:
+    """Compare a tensor as a whole, or the matrix that is a part of it, with its original."""
+    said = info.quantization
+    if task.spec.part.n_values == info.n_values:
+        now, before = (each.source.load(each.spec.tensor) for each in (task, base))
+    else:
+        now, before = (unfold(load_matrix(each.source, each.spec)) for each in (task, base))
+        if said is not None and said.block is not None:
+            # The part has the last axes of the whole: rows of it, or one of a stack.
+            said = replace(said, block=said.block[-now.ndim :])
+    return compare_rounding(now, before, said)
 
 
 def _trap_p_values(task: MatrixTask, seed: int) -> tuple[float, float]:

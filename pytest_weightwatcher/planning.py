@@ -13,12 +13,13 @@ from pytest_weightwatcher.baseline import EXTRA_ANALYSES, read_baseline
 from pytest_weightwatcher.baseline_source import (
     BASELINE_SUFFIX,
     check_plugin_metrics,
+    describe_as_accepted,
     known_matrices,
     notes_on,
     open_baseline,
-    open_recorded,
+    read_accepted,
 )
-from pytest_weightwatcher.checks import CORRELATION_TRAPS, DRIFT, NEEDS_BOTH_CHECKPOINTS, NOISE, TURN
+from pytest_weightwatcher.checks import CORRELATION_TRAPS, DRIFT, NEEDS_BOTH_CHECKPOINTS, NOISE, OF_ROUNDING, TURN
 from pytest_weightwatcher.comparison import DRIFT_EVALS
 from pytest_weightwatcher.errors import BaselineError
 from pytest_weightwatcher.files import is_inside
@@ -336,11 +337,15 @@ def _plan_model(want: _Wanted, name: str, config: Config, wish: Wish, folder: Pa
     if wish.is_recording and want.is_of_config and location is not None and not is_inside(location, folder):
         raise config.error(("models",), f"the baseline {location} is outside the folder of ww.yaml")
     recording = _plan_recording(location, want.path, config, wish) if wish.is_recording else None
-    baseline = None
+    accepted = None
     if recording is None:
-        baseline = None if location is None else open_baseline(location, want.path, description, config.extensions)
-    elif recording.mode != "all" and recording.before is not None:
-        baseline = open_recorded(recording.before, recording.path, description)
+        accepted = None if location is None else read_accepted(location, want.path, config.extensions)
+    elif recording.mode != "all":
+        accepted = recording.before
+    baseline = None
+    if accepted is not None and location is not None:
+        description = describe_as_accepted(description, accepted)
+        baseline = open_baseline(accepted, location, description)
     return plan_model(
         description,
         config,
@@ -417,13 +422,19 @@ def _paired_rules(
     shapes = {spec.name: spec.shape for spec in description.matrices}
     possible = {*baseline.shapes, *unpaired_layers(shapes, baseline.shapes).new}
     out_of_reach = () if baseline.tasks else NEEDS_BOTH_CHECKPOINTS
+    coded = {info.name for info in description.source.tensors() if info.quantization is not None}
     return {
         spec.name: tuple(
             rule
             for rule in regression_rules(config, profile, spec.name)
             # By default nobody is told in every layer what a file, or a layer of its size, cannot say.
             if rule.line is not None
-            or rule.quantity not in (*out_of_reach, TURN if spec.n_evals >= DRIFT_EVALS else DRIFT)
+            or rule.quantity
+            not in (
+                *out_of_reach,
+                TURN if spec.n_evals >= DRIFT_EVALS else DRIFT,
+                *(() if spec.tensor in coded else OF_ROUNDING),
+            )
         )
         for spec in description.matrices
         if spec.name in possible

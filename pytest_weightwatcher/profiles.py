@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 
 from pytest_weightwatcher.checks import (
     ALPHA,
+    CLIPPED,
     CORRELATION_TRAPS,
     DRIFT,
     INTRUDERS,
     KERNELS,
     NOISE,
+    ROUNDING,
     SPECTRUM,
     TENSORS,
     TURN,
@@ -102,6 +104,9 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 RegressionRule(quantity=LARGEST_WEIGHT, relative_increase=0.25, sigmas=3.0),
                 _TRAPS,
                 _NOISE,
+                # Of quantised layers whose original is at hand.
+                RegressionRule(quantity=ROUNDING, increase=2.0, warn_at=0.75),
+                RegressionRule(quantity=CLIPPED, increase=0.0),
             ),
             model_rules=_table(
                 RegressionRule(quantity=WEIGHTS, increase=0.1, severity="warn"),

@@ -35,6 +35,8 @@ _SECTIONS = {
     "tensors": "WeightsRegression",
     "correlation_traps": "CountRegression",
     "intruders": "CountRegression",
+    "rounding": "RoundingRegression",
+    "clipped": "CountRegression",
     "noise": "SeverityRegression",
 }
 """Quantity -> its kind of limit; all others are plain metrics."""
@@ -46,6 +48,7 @@ _ALLOWANCES = {
     "SpectrumRegression": ("max_displacement",),
     "WeightsRegression": ("max_change",),
     "CountRegression": ("max_new",),
+    "RoundingRegression": ("max_excess",),
 }
 """Kind of limit -> the keys of which one is needed where the profile has no limit."""
 
@@ -110,6 +113,11 @@ _DESCRIPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "severity": _SEVERITY,
         },
         "CountRegression": {"max_new": "How many new ones are accepted.", "severity": _SEVERITY},
+        "RoundingRegression": {
+            "max_excess": "Largest accepted error, in errors of rounding the original to the nearest level.",
+            "warn_at": _WARN_AT,
+            "severity": _SEVERITY,
+        },
         "SeverityRegression": {"severity": _SEVERITY},
         "RegressionSection": {
             "profile": "The question, and the limits it begins with: compression (are the weights the same but for "
@@ -160,6 +168,8 @@ _QUANTITIES = {
     "noise": "whether the layer can still be told from random numbers",
     "overlap": "overlap of the leading directions with those of the baseline; needs its checkpoint",
     "intruders": "leading directions that resemble none of the baseline's; needs its checkpoint",
+    "rounding": "error of a quantised layer over that of rounding to the nearest; needs the baseline's checkpoint",
+    "clipped": "rows and columns of outliers that lost over a tenth of their norm; needs the baseline's checkpoint",
 }
 
 _KEY_ORDER = (

@@ -331,6 +331,9 @@ def judge_regression(record: LayerRecord, comparison: LayerComparison, rule: Reg
         return Judgement(check=rule.check, verdict=verdict, detail=comparison.reason_of(rule.quantity))
     judgement = _judge_noise_change(rule, change) if rule.quantity == NOISE else judge_change(rule, change)
     resolution = resolution_of_change(rule, change, record)
+    more = comparison.details.get(rule.quantity)
+    if more:
+        judgement = replace(judgement, detail=f"{judgement.detail}; {more}")
     if comparison.is_identical and judgement.verdict is Verdict.PASS:
         return replace(judgement, detail=f"unchanged: {judgement.detail}", resolution=resolution)
     return replace(judgement, resolution=resolution)

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 from pytest_weightwatcher.checks import (
     ALPHA,
+    CLIPPED,
     CORRELATION_TRAPS,
     DRIFT,
     INTRUDERS,
     NOISE,
     OVERLAP,
+    ROUNDING,
     SPECTRUM,
     TURN,
     WEIGHTS,
@@ -98,6 +100,20 @@ def _describe_intruders(value: float, accepted: float) -> str:
     return f"{value:.0f} of the leading directions resemble none of the baseline's; {accepted:.0f} accepted"
 
 
+def _describe_rounding(value: float, accepted: float) -> str:
+    return (
+        f"the layer is off by {value:.3g} times the error of rounding the original to the nearest level of its "
+        f"format; up to {accepted:.3g} is accepted"
+    )
+
+
+def _describe_clipped(value: float, accepted: float) -> str:
+    return (
+        f"{value:.0f} rows or columns of far larger weights than the others lost more than a tenth of their norm; "
+        f"{accepted:.0f} accepted"
+    )
+
+
 _DISTANCES: Mapping[str, Callable[[float, float], str]] = MappingProxyType(
     {
         SPECTRUM: _describe_spectrum,
@@ -106,6 +122,8 @@ _DISTANCES: Mapping[str, Callable[[float, float], str]] = MappingProxyType(
         TURN: _describe_turn,
         CORRELATION_TRAPS: _describe_traps,
         INTRUDERS: _describe_intruders,
+        ROUNDING: _describe_rounding,
+        CLIPPED: _describe_clipped,
     }
 )
 """Quantities whose reference is nothing: how they are told."""
@@ -133,6 +151,8 @@ _LIMITATIONS: Mapping[str, str] = MappingProxyType(
         NOISE: "structure weaker than the detectability limit of the layer counts as noise",
         OVERLAP: "only the 10 leading directions of the layer are compared",
         INTRUDERS: "only the 10 leading directions of the layer are compared",
+        ROUNDING: "a quantiser that errs by less than this stays unseen, and so does one whose format loses too much",
+        CLIPPED: "rows and columns of less than three times the usual norm are not looked at",
     }
 )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from spectral.alignment import align, shapes_of
 from spectral.errors import ModelError
 from spectral.loaders.opening import open_model
 from spectral.loaders.spans import read_span
@@ -89,8 +90,9 @@ def delta_source(model: object, base_model: object) -> DeltaSource:
     Returns
     -------
     DeltaSource
-        Tensors under the names of ``model``. One without a partner, or with one of another shape, has a refusal
-        that says so: it becomes a named row of :attr:`spectral.Analysis.unanalysed`.
+        Tensors under the names of ``model``, or of ``base_model`` where a converter changed them. One without a
+        partner, or with one of another shape, has a refusal that says so: it becomes a named row of
+        :attr:`spectral.Analysis.unanalysed`.
 
     Raises
     ------
@@ -106,6 +108,7 @@ def delta_source(model: object, base_model: object) -> DeltaSource:
     4.3.1), and otherwise rounded by at most 6e-8 of the difference, which is what ``weightwatcher`` does, too.
     """
     first, second = open_model(model), open_model(base_model)
+    first = align(first, shapes_of(second))
     pairing = pair_models(first, second)
     infos = {name: _difference(pairing, name) for name in pairing.infos_first}
     for name in pairing.only_second:

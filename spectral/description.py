@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from spectral.alignment import align
 from spectral.errors import OptionError
 from spectral.loaders import open_model
 from spectral.options import AnalysisOptions
@@ -15,7 +16,7 @@ from spectral.preparation import prepare_matrices
 from spectral.weights import MatrixSpec, UnanalysedTensor, plan_matrices
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     import pandas as pd
 
@@ -107,6 +108,22 @@ def _open(model: object, base_model: object, peft: AdapterMode | None) -> Tensor
 
         return delta_source(model, base_model)
     return open_model(model)
+
+
+def describe_as(description: Description, original: Mapping[str, tuple[int, ...]]) -> Description:
+    """Return the description of a model with its tensors named and laid out as those of another.
+
+    Parameters
+    ----------
+    description : Description
+        The model.
+    original : mapping of str to tuple of int
+        Tensors of the other -> their shapes; see :func:`spectral.alignment.align`.
+    """
+    source = align(description.source, original)
+    if source is description.source:
+        return description
+    return describe_plan(source, plan_matrices(source.tensors()), description.options)
 
 
 def describe_plan(source: TensorSource, plan: ModelPlan, options: AnalysisOptions) -> Description:

@@ -27,8 +27,8 @@ TORCH_GATES = {4: ("i", "f", "g", "o"), 3: ("r", "z", "n"), 1: ("",)}
 KERAS_GATES = {4: ("i", "f", "c", "o"), 3: ("z", "r", "h"), 1: ("",)}
 """The same in Keras's order and words."""
 
-_EXPERTS = re.compile(r"(^|[._/])experts?([._/]|$)")
-"""A part of the name that says so; an "expertise" or an "experts_norm" is none."""
+_EXPERTS = re.compile(r"(^|[._/])(experts?|ffn_\w+_(ch)?exps)([._/]|$)")
+"""A part of the name that says so (the second as GGUF has it); an "expertise" or an "experts_norm" is none."""
 
 MAX_EXPERTS = 4096
 """More experts than any model has: such a tensor is something else."""

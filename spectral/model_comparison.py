@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spectral.alignment import shapes_of
 from spectral.analysis import Description, describe
+from spectral.description import describe_as
 from spectral.errors import OptionError
 from spectral.execution import by_layer_name, run_all
 from spectral.model_distances import pair_matrices
@@ -134,6 +136,8 @@ def compare_models(
     if type(k) is not int or k < 1:
         raise OptionError(f"k must be an integer of at least 1, got {k!r}")
     first, second = (given if isinstance(given, Description) else describe(given) for given in (model, base_model))
+    if not isinstance(model, Description):
+        first = describe_as(first, shapes_of(second.source))
     pairs, alone = pair_matrices(first, second, pair_models(first.source, second.source))
     tasks = [
         _ComparisonTask(model=first.source, base=second.source, spec=spec, partner=partner, k=k)

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
+from spectral.alignment import shapes_of
 from spectral.analysis import Description, describe
+from spectral.description import describe_as
 from spectral.errors import OptionError
 from spectral.execution import by_layer_name, run_all, single_threaded_blas
 from spectral.loaders.protocol import LayerType
@@ -184,6 +186,8 @@ def distances(
     if method not in get_args(DistanceMethod):
         raise OptionError(f"method must be one of {', '.join(get_args(DistanceMethod))}, got {method!r}")
     first, second = (model if isinstance(model, Description) else describe(model) for model in (model_1, model_2))
+    if not isinstance(model_1, Description):
+        first = describe_as(first, shapes_of(second.source))
     pairing = pair_models(first.source, second.source)
     selection = Selection(layers=(layers,) if isinstance(layers, (str, int)) else tuple(layers))
     wanted = set(select_matrices(first.matrices, selection)[0])

@@ -22,7 +22,9 @@ from pytest_weightwatcher.console.rows import (
     shape_of,
     spec_payload,
 )
+from spectral.alignment import shapes_of
 from spectral.analysis import analyze, describe
+from spectral.description import describe_as
 from spectral.errors import ModelMismatchError
 from spectral.model_comparison import compare_models
 from spectral.model_distances import distances, pair_matrices
@@ -125,10 +127,11 @@ def compare_with_base(arguments: argparse.Namespace, line: ProgressLine) -> Docu
 
 def _pair(path: str, full_base: Description, options: AnalysisOptions) -> _Pair:
     """Pair the matrices of a model with those of the base; the filters speak of the model's layers."""
-    full = describe(path)
+    original = shapes_of(full_base.source)
+    full = describe_as(describe(path), original)
     pairs, alone = pair_matrices(full, full_base, pair_models(full.source, full_base.source))
     # The filters are applied to pairs, so that what they leave out is not listed as missing in the base.
-    wanted = {spec.index for spec in describe(path, options).matrices}
+    wanted = {spec.index for spec in describe_as(describe(path, options), original).matrices}
     kept = [(spec, partner) for spec, partner in pairs if spec.index in wanted]
     if not kept:
         raise ModelMismatchError(f"{path} and {full_base.source.label}: no layer among those chosen is in both")

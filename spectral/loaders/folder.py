@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import json
+import re
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from spectral.errors import (
     CorruptCheckpointError,
     ModelError,
     ModelNotFoundError,
-    UnsafeCheckpointError,
     UnsupportedModelError,
 )
-from spectral.loaders.naming import natural_order, unique_keys
+from spectral.loaders.inside import path_inside
+from spectral.loaders.json_text import parse_json
+from spectral.loaders.naming import natural_order
 from spectral.loaders.protocol import CheckpointSource, StoredSource
 from spectral.loaders.spans import read_span, stream_of
+from spectral.loaders.split_safetensors import join_pieces
+from spectral.loaders.training_folders import open_inside, open_training
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -28,9 +31,15 @@ if TYPE_CHECKING:
 MAX_INDEX_BYTES = 100_000_000
 """Far above any real index (a few MB for the largest models); a guard against a file made to fill memory."""
 
-INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".jit")
+MAX_SHARDS = 10_000
+"""The largest checkpoints have some hundreds."""
+
+INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json", "flax_model.msgpack.index.json")
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "flax_model.msgpack")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".jit", ".gguf", ".onnx", ".msgpack")
+
+_GGUF_PART = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf")
+"""A part of a split GGUF file: the first opens all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,8 +87,9 @@ class ShardedFolder:
 def open_folder(path: Path, open_file: Callable[[Path], TensorSource]) -> TensorSource:
     """Open the checkpoint inside a folder.
 
-    An index file is followed first, then ``model.safetensors`` or ``pytorch_model.bin``, then the
-    ``.safetensors`` files of the folder together, then a single file of another weight format.
+    A folder that a distributed training wrote is read as one. Otherwise an index file is followed first, then
+    ``model.safetensors`` or ``pytorch_model.bin``, then the ``.safetensors`` files of the folder together, then the
+    newest checkpoint of a training inside, then a single file of another weight format.
 
     Parameters
     ----------
@@ -99,29 +109,57 @@ def open_folder(path: Path, open_file: Callable[[Path], TensorSource]) -> Tensor
     UnsupportedModelError
         Several unrelated weight files, or a single one beside an index that does not name it.
     """
+    return open_training(path) or _open_named(path, open_file) or _open_candidates(path, open_file)
+
+
+def _open_named(path: Path, open_file: Callable[[Path], TensorSource]) -> TensorSource | None:
+    """Open what an index or the name of a file says to be the model, or return None."""
     for index_name, weight_name in zip(INDEX_FILES, WEIGHT_FILES, strict=True):
         if (path / index_name).is_file():
             return _open_index(path, path / index_name, path / weight_name, open_file)
     for weight_name in WEIGHT_FILES:
         if (path / weight_name).is_file():
             return open_file(path / weight_name)
+    return None
+
+
+def _open_candidates(path: Path, open_file: Callable[[Path], TensorSource]) -> TensorSource:
+    """Open the files whose suffix says that they are weights."""
     try:
         candidates = sorted(file for file in path.iterdir() if file.suffix in WEIGHT_SUFFIXES and file.is_file())
     except OSError as error:
         raise ModelError(f"{path}: cannot be listed: {error.strerror}") from error
-    if not candidates:
+    shards = [file for file in candidates if file.suffix == ".safetensors"]
+    if not shards:
+        # Before the other files: beside them are those of schedulers and random numbers.
+        inside = open_inside(path)
+        if inside is not None:
+            return inside
+        shards = candidates
+    if not shards:
         raise ModelNotFoundError(
             f"{path}: the folder holds no weights (looked for {', '.join(INDEX_FILES + WEIGHT_FILES)} "
             f"and *{', *'.join(WEIGHT_SUFFIXES)})"
         )
-    shards = [file for file in candidates if file.suffix == ".safetensors"] or candidates
+    shards = [file for file in candidates if file.suffix == ".safetensors"] or _without_later_parts(candidates)
     if len(shards) == 1:
-        return open_file(shards[0])
+        source = open_file(shards[0])
+        return join_pieces(path, {shards[0].name: source}) or source
     if shards[0].suffix != ".safetensors":
         raise UnsupportedModelError(
             f"{path}: several weight files and no index: name one of {', '.join(file.name for file in shards)}"
         )
-    return _join(path, {file.name: open_file(file) for file in shards})
+    opened = {file.name: open_file(file) for file in shards}
+    return join_pieces(path, opened) or _join(path, opened)
+
+
+def _without_later_parts(files: list[Path]) -> list[Path]:
+    """Keep of a split GGUF file the first part that is there: it opens the others, or names the one that is missing."""
+    kept: dict[str, Path] = {}
+    for file in files:
+        found = _GGUF_PART.fullmatch(file.name)
+        kept.setdefault(f"{found['stem']} of {found['count']}" if found else file.name, file)
+    return list(kept.values())
 
 
 def _open_index(path: Path, index: Path, single: Path, open_file: Callable[[Path], TensorSource]) -> TensorSource:
@@ -131,7 +169,7 @@ def _open_index(path: Path, index: Path, single: Path, open_file: Callable[[Path
         raise UnsupportedModelError(f"{path}: holds {single.name} and {index.name}, which does not name it: remove one")
     opened: dict[str, TensorSource] = {}
     for shard in sorted(set(weight_map.values()), key=natural_order):
-        opened[shard] = open_file(_inside(path, index, shard))
+        opened[shard] = open_file(path_inside(path, index, shard))
     held = {shard: {info.name for info in source.tensors()} for shard, source in opened.items()}
     for name, shard in weight_map.items():
         if name not in held[shard]:
@@ -148,9 +186,7 @@ def _read_weight_map(index: Path) -> dict[str, str]:
     if len(text) > MAX_INDEX_BYTES:
         raise CorruptCheckpointError(f"{index}: larger than {MAX_INDEX_BYTES} bytes, which no index is")
     try:
-        payload = json.loads(text.decode("utf-8"), object_pairs_hook=unique_keys)
-    except RecursionError as error:
-        raise CorruptCheckpointError(f"{index}: nested too deeply") from error
+        payload = parse_json(text)
     except ValueError as error:
         raise CorruptCheckpointError(f"{index}: not valid JSON ({error})") from error
     weight_map = payload.get("weight_map") if isinstance(payload, dict) else None
@@ -159,32 +195,9 @@ def _read_weight_map(index: Path) -> dict[str, str]:
     for name, shard in weight_map.items():
         if not isinstance(shard, str):
             raise CorruptCheckpointError(f"{index}: weight_map[{name[:200]!r}] is not a file name")
+    if len(set(weight_map.values())) > MAX_SHARDS:
+        raise CorruptCheckpointError(f"{index}: names more than {MAX_SHARDS} shards, which no checkpoint has")
     return weight_map
-
-
-def _inside(path: Path, index: Path, shard: str) -> Path:
-    """Return the path of a shard, which must lie in the folder of its index, links resolved."""
-    relative = PurePosixPath(shard)
-    is_plain = shard.isprintable() and "\\" not in shard
-    if not relative.parts or relative.is_absolute() or ".." in relative.parts or not is_plain:
-        raise UnsafeCheckpointError(f"{index}: names the shard {shard[:200]!r}, outside its folder")
-    file = path / relative
-    try:
-        folder, target = path.resolve(), file.resolve(strict=True)
-    except (OSError, RuntimeError) as error:
-        # Not there, a name too long for the file system, or a circle of links (RuntimeError before Python 3.13).
-        raise ModelNotFoundError(f"{index}: names the shard {shard[:200]!r}, which is missing") from error
-    if folder not in target.parents and not _is_cache_blob(folder, target):
-        raise UnsafeCheckpointError(f"{index}: the shard {shard[:200]!r} is a link that leaves its folder")
-    return file
-
-
-def _is_cache_blob(folder: Path, target: Path) -> bool:
-    """Tell whether ``target`` is where a Hugging Face cache keeps the files of the snapshot ``folder``.
-
-    There ``snapshots/<revision>/[<subfolder>/]<file>`` are links to ``blobs/<hash>`` beside ``snapshots``.
-    """
-    return any(parent.name == "snapshots" and target.parent == parent.with_name("blobs") for parent in folder.parents)
 
 
 def _join(path: Path, opened: dict[str, TensorSource]) -> ShardedFolder:

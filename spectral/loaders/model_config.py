@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from spectral.attention import attention_config, with_fused_attention
+from spectral.loaders.json_text import parse_json
 from spectral.loaders.protocol import SpanSource, TensorInfo, TensorSource
 from spectral.loaders.spans import stream_of
 
@@ -74,7 +74,7 @@ def _read(path: Path) -> Any:
         if len(text) > MAX_CONFIG_BYTES:
             _LOGGER.warning("%s: larger than %d bytes, not read", path, MAX_CONFIG_BYTES)
             return None
-        return json.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
+        return parse_json(text)
+    except (OSError, ValueError) as error:
         _LOGGER.warning("%s: cannot be read (%s); attention layers are split by names and shapes alone", path, error)
         return None

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING
 from spectral.errors import CorruptCheckpointError, ModelError, ModelNotFoundError, UnsupportedModelError
 from spectral.loaders.derived import multiply_out
 from spectral.loaders.folder import open_folder
+from spectral.loaders.gguf_file import open_gguf
 from spectral.loaders.keras_model import is_keras_layer, open_keras
 from spectral.loaders.memory import open_mapping
 from spectral.loaders.model_config import with_config
+from spectral.loaders.msgpack_file import open_msgpack
 from spectral.loaders.numpy_file import open_npy, open_npz
+from spectral.loaders.onnx_file import open_onnx
 from spectral.loaders.protocol import TensorSource
 from spectral.loaders.quantized import Settings, dequantize, read_settings
 from spectral.loaders.safetensors import open_safetensors
@@ -32,8 +35,11 @@ _OPENERS: dict[str, Callable[[Path], TensorSource]] = {
     ".bin": open_torch_file,
     ".ckpt": open_torch_file,
     ".jit": open_torch_file,
+    ".onnx": open_onnx,
     ".npz": open_npz,
     ".npy": open_npy,
+    ".gguf": open_gguf,
+    ".msgpack": open_msgpack,
 }
 
 
@@ -43,10 +49,10 @@ def open_model(model: object) -> TensorSource:
     Parameters
     ----------
     model : path, torch.nn.Module, Keras model, mapping or TensorSource
-        A ``.safetensors``, ``.npz`` or ``.npy`` file, one of torch (``.pt``, ``.pth``, ``.bin``, ``.ckpt``, ``.jit``),
-        a folder with weights or shards (and a ``config.json`` that tells how attention is laid), a torch module, a
-        Keras model or layer, a state dict, or
-        a dict of numpy arrays. A source that is open already is returned as it is.
+        A ``.safetensors``, ``.gguf``, ``.onnx``, ``.npz`` or ``.npy`` file, one of torch (``.pt``, ``.pth``, ``.bin``,
+        ``.ckpt``, ``.jit``) or of Flax (``.msgpack``), a folder with weights or shards (and a ``config.json`` that says
+        how attention is laid), or one that torch's distributed training or DeepSpeed wrote, a torch module, a Keras
+        model or layer, a state dict, or a dict of numpy arrays. A source that is open already is returned as it is.
 
     Returns
     -------
@@ -83,7 +89,8 @@ def _open_path(path: Path) -> TensorSource:
     except (OSError, ValueError) as error:
         raise ModelError(f"{str(path)[:200]!r}: cannot be read: {error}") from error
     if stat.S_ISDIR(mode):
-        return with_config(dequantize(open_folder(path, _open_file), partial(read_settings, path)), path)
+        opened = _named_in_text(open_folder(path, _open_file), path)
+        return with_config(dequantize(opened, partial(read_settings, path)), path)
     return dequantize(_open_file(path), partial(read_settings, path.parent))
 
 
@@ -99,6 +106,10 @@ def _open_file(path: Path) -> TensorSource:
     source = opener(path)
     if not source.tensors():
         raise CorruptCheckpointError(f"{path}: holds no tensors")
+    return _named_in_text(source, path)
+
+
+def _named_in_text(source: TensorSource, path: Path) -> TensorSource:
     for info in source.tensors():
         # Half a surrogate pair is no text: it could be printed, written and compared nowhere.
         if any("\ud800" <= character <= "\udfff" for character in info.name):

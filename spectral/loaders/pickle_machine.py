@@ -37,6 +37,10 @@ class MalformedPickleError(ValueError):
     """The bytes are no complete pickle, or one that breaks its own rules."""
 
 
+class LongPickleError(MalformedPickleError):
+    """It has more instructions than are followed."""
+
+
 class ForbiddenPickleError(ValueError):
     """The pickle wants to do more than build data.
 
@@ -68,6 +72,33 @@ class Opaque:
 
     kind: str
     state: Any = field(default=None, repr=False)
+
+
+@dataclass(slots=True, eq=False)
+class Record:
+    """An object of a class that the caller knows: what it was made of, and nothing that it could do.
+
+    Attributes
+    ----------
+    name : Name
+        Its class, or the function that would have made it.
+    arguments : tuple
+        Of that call.
+    state : object
+        What its attributes would have been set from; None where the pickle gives it none.
+    """
+
+    name: Name
+    arguments: tuple[Any, ...] = field(default=(), repr=False)
+    state: Any = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        return str(self.name)
+
+    @property
+    def attributes(self) -> dict[Any, Any]:
+        """Its state where that is a dictionary, otherwise an empty one."""
+        return self.state if type(self.state) is dict else {}
 
 
 class Vocabulary(Protocol):
@@ -114,8 +145,8 @@ def read_pickle(data: bytes, vocabulary: Vocabulary) -> Any:
     Returns
     -------
     object
-        Made of dict, list, tuple, str, bytes, int, float, bool, None, :class:`Name`, :class:`Opaque` and what the
-        vocabulary returned. A container may hold itself.
+        Made of dict, list, tuple, str, bytes, int, float, bool, None, :class:`Name`, :class:`Opaque`, :class:`Record`
+        and what else the vocabulary returned. A container may hold itself.
 
     Raises
     ------
@@ -163,15 +194,15 @@ class _Machine:
                     raise ForbiddenPickleError(f"the instruction {_FORBIDDEN[code]}")
                 raise MalformedPickleError(f"no instruction has the code {code}")
             instruction(self)
-        raise MalformedPickleError(f"more than {MAX_INSTRUCTIONS} instructions")
+        raise LongPickleError(f"more than {MAX_INSTRUCTIONS} instructions")
 
     def take(self, n_bytes: int) -> bytes:
         """Return the next bytes of the pickle."""
-        end = self._at + n_bytes
-        if end > len(self._data):
-            raise MalformedPickleError(f"{n_bytes} bytes are announced where {len(self._data) - self._at} are left")
-        taken = self._data[self._at : end]
-        self._at = end
+        begin = self._at
+        taken = self._data[begin : begin + n_bytes]
+        if len(taken) != n_bytes:
+            raise MalformedPickleError(f"{n_bytes} bytes are announced where {len(self._data) - begin} are left")
+        self._at = begin + n_bytes
         return taken
 
     def number(self, n_bytes: int, *, signed: bool = False) -> int:
@@ -198,9 +229,10 @@ class _Machine:
 
     def required_top(self) -> Any:
         """Return the value on top of the stack."""
-        if self.top is _MARK:
+        stack = self._stack
+        if not stack or stack[-1] is _MARK:
             raise MalformedPickleError("an instruction needs a value where there is none")
-        return self.top
+        return stack[-1]
 
     def top_as(self, kind: type) -> Any:
         """Return the value on top of the stack, which must be of a kind."""
@@ -221,8 +253,10 @@ class _Machine:
 
     def pop(self) -> Any:
         """Take the value on top from the stack."""
-        self.required_top()
-        return self._stack.pop()
+        stack = self._stack
+        if not stack or stack[-1] is _MARK:
+            raise MalformedPickleError("an instruction needs a value where there is none")
+        return stack.pop()
 
     def pop_group(self) -> list[Any]:
         """Take everything above the last mark from the stack, and the mark."""
@@ -284,6 +318,8 @@ def checked_key(key: Any) -> Any:
     """
     kind = type(key)
     if kind is str or kind is bytes or key is None or kind is bool or kind is float:
+        return key
+    if kind is Name or kind is Record:  # Two texts; and itself, so that no two records are one key.
         return key
     if kind is int and abs(key) < 1 << 61:
         return key

@@ -47,7 +47,8 @@ class Quantization:
         Bits of the code of one value, scales and zero points not counted.
     code : str
         The levels that codes stand for: ``int`` (equal steps), ``nf4``, ``fp4``, the name of a small float
-        (``float8_e4m3fn``, ``float4_e2m1fn``), or ``lattice`` where several values share one code.
+        (``float8_e4m3fn``, ``float4_e2m1fn``), ``iq4_nl`` (ggml's sixteen unequal steps), or ``lattice`` where several
+        values share one code.
     block : tuple of int, optional
         Shape of the values that share one scale, in the axes of the tensor as it is read: ``(1, 32)`` groups of 32
         along a row, ``(1, n)`` one scale for each row, the shape of the tensor one scale in all. None where the

@@ -7,7 +7,6 @@ https://github.com/huggingface/safetensors#format: eight bytes of header length 
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from spectral.errors import CorruptCheckpointError, ModelError, ModelNotFoundError
 from spectral.loaders.byte_ranges import read_range, stream_range
 from spectral.loaders.dtypes import numpy_dtype, stored_dtype, why_not_float
-from spectral.loaders.naming import natural_order, unique_keys
+from spectral.loaders.json_text import parse_json
+from spectral.loaders.naming import natural_order
 from spectral.loaders.protocol import TensorInfo
 
 if TYPE_CHECKING:
@@ -192,11 +192,7 @@ def _read_header(path: Path, prefix: bytes, n_file: int, read: Any) -> tuple[int
             f"{path}: wrong header length: {n_header} bytes, the format allows at most {MAX_HEADER_BYTES}"
         )
     try:
-        entries = json.loads(
-            read(n_header).decode("utf-8"), object_pairs_hook=unique_keys, parse_constant=_refuse_constant
-        )
-    except RecursionError as error:
-        raise CorruptCheckpointError(f"{path}: the header is nested too deeply") from error
+        entries = parse_json(read(n_header))
     except ValueError as error:
         raise CorruptCheckpointError(
             f"{path}: wrong header length, or a damaged header: the {n_header} bytes after the length are not "
@@ -205,10 +201,6 @@ def _read_header(path: Path, prefix: bytes, n_file: int, read: Any) -> tuple[int
     if not isinstance(entries, dict):
         raise CorruptCheckpointError(f"{path}: the header is a JSON {type(entries).__name__}, expected an object")
     return n_header, entries
-
-
-def _refuse_constant(text: str) -> Any:
-    raise ValueError(f"{text} is not JSON")
 
 
 def _check_entry(path: Path, name: str, entry: Any) -> tuple[TensorInfo, int, int]:

@@ -73,8 +73,15 @@ class Entry:
     header: int = field(repr=False)
 
 
-def read_directory(path: Path) -> dict[str, Entry]:
+def read_directory(path: Path, span: tuple[int, int] | None = None) -> dict[str, Entry]:
     """Return the entries of an archive by name.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    span : (begin, end), optional
+        Bytes of the file that are the archive; None where all of them are.
 
     Raises
     ------
@@ -84,18 +91,29 @@ def read_directory(path: Path) -> dict[str, Entry]:
         The file cannot be read.
     """
     with path.open("rb") as stream:
-        n_file = stream.seek(0, os.SEEK_END)
-        n_entries, n_bytes, begin = _find_directory(stream, n_file)
+        first, n_archive = _extent(stream, span)
+        n_entries, n_bytes, begin = _find_directory(stream, first, n_archive)
         if n_entries > MAX_ENTRIES or n_bytes > MAX_ENTRIES * (_ENTRY.size + 1024):
             raise BadArchiveError(f"its directory claims {n_entries} entries in {n_bytes} bytes")
-        if begin + n_bytes > n_file:
+        if begin + n_bytes > n_archive:
             raise BadArchiveError("its directory lies outside the file")
-        stream.seek(begin)
+        stream.seek(first + begin)
         return _read_entries(stream.read(n_bytes), n_entries)
 
 
-def find_ranges(path: Path, entries: Iterable[Entry], *, may_be_packed: bool = False) -> dict[str, tuple[int, int]]:
+def find_ranges(
+    path: Path, entries: Iterable[Entry], *, may_be_packed: bool = False, span: tuple[int, int] | None = None
+) -> dict[str, tuple[int, int]]:
     """Return for each entry the first and past-the-last byte of its content in the file.
+
+    Parameters
+    ----------
+    path, span
+        As for :func:`read_directory`.
+    entries : iterable of Entry
+        What to find.
+    may_be_packed : bool
+        Whether entries may be packed by the usual method.
 
     Raises
     ------
@@ -106,19 +124,21 @@ def find_ranges(path: Path, entries: Iterable[Entry], *, may_be_packed: bool = F
     """
     ranges: dict[str, tuple[int, int]] = {}
     with path.open("rb") as stream:
-        n_file = stream.seek(0, os.SEEK_END)
+        first, n_archive = _extent(stream, span)
         for entry in sorted(entries, key=lambda entry: entry.header):
             if not (entry.is_stored or (may_be_packed and entry.is_deflated)):
                 raise BadArchiveError(f"entry {entry.name[:100]!r} is compressed or encrypted")
-            stream.seek(entry.header)
+            if entry.header + _LOCAL.size > n_archive:
+                raise BadArchiveError(f"there is no entry {entry.name[:100]!r} where the directory says")
+            stream.seek(first + entry.header)
             header = stream.read(_LOCAL.size)
             if len(header) < _LOCAL.size or header[:4] != MAGIC:
                 raise BadArchiveError(f"there is no entry {entry.name[:100]!r} where the directory says")
             *_, n_name, n_extra = _LOCAL.unpack(header)
             begin = entry.header + _LOCAL.size + n_name + n_extra
-            if begin + entry.packed_size > n_file:
+            if begin + entry.packed_size > n_archive:
                 raise BadArchiveError(f"entry {entry.name[:100]!r} ends outside the file")
-            ranges[entry.name] = (begin, begin + entry.packed_size)
+            ranges[entry.name] = (first + begin, first + begin + entry.packed_size)
     _require_apart(ranges)
     return ranges
 
@@ -132,18 +152,27 @@ def _require_apart(ranges: Mapping[str, tuple[int, int]]) -> None:
             last, reached = name, end
 
 
-def _find_directory(stream: BinaryIO, n_file: int) -> tuple[int, int, int]:
-    """Return how many entries the directory has, its length and where it begins."""
-    n_tail = min(n_file, _END.size + _MAX_COMMENT)
-    stream.seek(n_file - n_tail)
+def _extent(stream: BinaryIO, span: tuple[int, int] | None) -> tuple[int, int]:
+    """Return where the archive begins in the file, and its length."""
+    n_file = stream.seek(0, os.SEEK_END)
+    begin, end = span or (0, n_file)
+    if end > n_file:
+        raise BadArchiveError(f"it ends at byte {end} of a file of {n_file}")
+    return begin, end - begin
+
+
+def _find_directory(stream: BinaryIO, first: int, n_archive: int) -> tuple[int, int, int]:
+    """Return how many entries the directory has, its length and where it begins in the archive."""
+    n_tail = min(n_archive, _END.size + _MAX_COMMENT)
+    stream.seek(first + n_archive - n_tail)
     tail = stream.read(n_tail)
     at = _end_record(tail)
     *_, n_entries, n_bytes, begin, _ = _END.unpack_from(tail, at)
     if at >= _LOCATOR.size and tail[at - _LOCATOR.size :][:4] == _LOCATOR_MAGIC:
         _, _, where, _ = _LOCATOR.unpack_from(tail, at - _LOCATOR.size)
-        if where + _END64.size > n_file:
+        if where + _END64.size > n_archive:
             raise BadArchiveError("the end of its directory lies outside the file")
-        stream.seek(where)
+        stream.seek(first + where)
         magic, *_, n_entries, n_bytes, begin = _END64.unpack(stream.read(_END64.size))
         if magic != _END64_MAGIC:
             raise BadArchiveError("the end of its directory is not where it says")

@@ -1,7 +1,8 @@
 """What the pickle in a file of ``torch.save`` or ``torch.jit.save`` may say, and the tensors that it describes.
 
-The names are those that torch itself allows in a file that is loaded with ``weights_only=True``, and no others; none
-of them is looked up. A tensor is a storage (an entry of the archive), an offset, a shape and strides.
+The names are those that torch itself allows in a file that is loaded with ``weights_only=True``, those of
+:mod:`spectral.loaders.inert_names`, and no others; none of them is looked up. A tensor is a storage (an entry of the
+archive), an offset, a shape and strides.
 """
 
 from __future__ import annotations
@@ -13,7 +14,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from spectral.loaders.dtypes import CODED, why_not_float
-from spectral.loaders.pickle_machine import ForbiddenPickleError, MalformedPickleError, Name, Opaque, checked_key
+from spectral.loaders.inert_names import INERT
+from spectral.loaders.pickle_machine import (
+    ForbiddenPickleError,
+    MalformedPickleError,
+    Name,
+    Opaque,
+    Record,
+    checked_key,
+)
 from spectral.loaders.protocol import TensorInfo
 
 if TYPE_CHECKING:
@@ -21,7 +30,7 @@ if TYPE_CHECKING:
 
 MAX_AXES = 64
 
-_ITEM_BYTES = {
+ITEM_BYTES = {
     **dict.fromkeys(("float64", "int64", "uint64", "complex64"), 8),
     **dict.fromkeys(("float32", "int32", "uint32", "qint32", "complex32"), 4),
     **dict.fromkeys(("float16", "bfloat16", "int16", "uint16", "bits16"), 2),
@@ -113,7 +122,7 @@ class StoredTensor:
     @property
     def itemsize(self) -> int:
         """Bytes of an element."""
-        return _ITEM_BYTES[self.dtype]
+        return ITEM_BYTES[self.dtype]
 
     @property
     def reach(self) -> int:
@@ -186,7 +195,7 @@ class TorchVocabulary:
         """Tell whether a name is among torch's own, or a class of a script."""
         if self._is_script and _SCRIPT_CLASS.match(name.module):
             return True
-        return (name.module, name.name) in _KNOWN or _dtype_of(name) is not None or _is_storage(name)
+        return (name.module, name.name) in _KNOWN or dtype_of(name) is not None or _is_storage(name)
 
     def call(self, name: Name, arguments: tuple[Any, ...]) -> Any:
         """Return the value or the tensor that a call stands for."""
@@ -208,7 +217,7 @@ class TorchVocabulary:
         if type(kind) is not Name or not _is_storage(kind) or type(key) is not str or type(n_values) is not int:
             raise MalformedPickleError("a reference to what is no storage")
         dtype = _STORAGES.get(kind.name)
-        n_bytes = n_values * (1 if dtype is None else _ITEM_BYTES[dtype])
+        n_bytes = n_values * (1 if dtype is None else ITEM_BYTES[dtype])
         if key not in self._sizes:
             raise MalformedPickleError(f"the storage {key[:100]!r} is not in the archive")
         if not 0 <= n_bytes <= self._sizes[key]:
@@ -222,6 +231,8 @@ class TorchVocabulary:
         if self._is_script and type(value) is dict:
             # What is no dictionary comes from a __getstate__ of the script's own.
             value.update(state if type(state) is dict else {"state": state})
+        elif type(value) is Record:
+            value.state = state
         elif type(value) not in (dict, Opaque):
             raise ForbiddenPickleError("a state for what takes none")
 
@@ -232,8 +243,9 @@ def _is_storage(name: Name) -> bool:
     return name.module in ("torch", "torch.cuda") and name.name in _STORAGES
 
 
-def _dtype_of(name: Name) -> str | None:
-    return name.name if name.module == "torch" and name.name in _ITEM_BYTES else None
+def dtype_of(name: Name) -> str | None:
+    """Return torch's name of the element type that a name stands for, or None where it is none."""
+    return name.name if name.module == "torch" and name.name in ITEM_BYTES else None
 
 
 def _tensor(
@@ -247,7 +259,7 @@ def _tensor(
     lengths, steps = _counts(shape), _counts(strides)
     if len(lengths) != len(steps) or type(offset) is not int or offset < 0:
         raise MalformedPickleError("a tensor whose shape and strides do not fit")
-    itemsize = _ITEM_BYTES[dtype]
+    itemsize = ITEM_BYTES[dtype]
     is_negative, is_conjugate = (type(metadata) is dict and bool(metadata.get(key)) for key in ("neg", "conj"))
     tensor = StoredTensor(
         dtype=dtype,
@@ -286,7 +298,7 @@ def _rebuild_tensor_v2(
 def _rebuild_tensor_v3(storage: Any, offset: Any, shape: Any, strides: Any, *others: Any) -> StoredTensor:
     # Whether it has a gradient, hooks, its type, and perhaps metadata.
     kind, metadata = (*others, None)[2:4] if len(others) in (3, 4) else (None, None)
-    dtype = _dtype_of(kind) if type(kind) is Name else None
+    dtype = dtype_of(kind) if type(kind) is Name else None
     if dtype is None:
         raise MalformedPickleError("a tensor of an unknown type")
     return _tensor(storage, offset, shape, strides, dtype=dtype, metadata=metadata)
@@ -316,7 +328,7 @@ def _rebuild_sparse(layout: Any, data: Any) -> StoredTensor:
 
 
 def _rebuild_without_storage(kind: Any, shape: Any, _strides: Any, _gradient: Any) -> StoredTensor:
-    dtype = _dtype_of(kind) if type(kind) is Name else None
+    dtype = dtype_of(kind) if type(kind) is Name else None
     if dtype is None:
         raise MalformedPickleError("a tensor of an unknown type")
     return _without_values(dtype, shape, "the tensor is on the meta device: it has no values")
@@ -352,7 +364,7 @@ def _wrapped(kind: str, state: Any) -> Wrapped:
         raise MalformedPickleError("a tensor without parts")
     target = attributes.get("target_dtype")
     parts = {key: part for key, part in attributes.items() if type(key) is str and type(part) is StoredTensor}
-    return Wrapped(kind=kind, parts=parts, target_dtype=_dtype_of(target) if type(target) is Name else None)
+    return Wrapped(kind=kind, parts=parts, target_dtype=dtype_of(target) if type(target) is Name else None)
 
 
 def _dictionary(pairs: Any = ()) -> dict[Any, Any]:
@@ -415,6 +427,7 @@ _TORCHAO_OPTIONS = (
 """Options of theirs, which say nothing of the values."""
 
 _KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
+    **INERT,
     **_TENSOR_CLASSES,
     ("collections", "OrderedDict"): _dictionary,
     ("collections", "Counter"): _dictionary,

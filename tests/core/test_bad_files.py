@@ -249,7 +249,7 @@ class TestPlaces:
         (tmp_path / "m.safetensors").symlink_to("/dev/zero")
         check_refused(tmp_path / "m.safetensors", UnsupportedModelError, r"not a regular file$")
 
-    @pytest.mark.parametrize("name", ["model.onnx", "model.gguf", "model", "model.tar.gz", ".safetensors"])
+    @pytest.mark.parametrize("name", ["model.tflite", "model.gguf.txt", "model", "model.tar.gz", ".safetensors"])
     def test_unknown_suffix(self, name: str, tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(GOOD)
         check_refused(tmp_path / name, UnsupportedModelError, r"no loader for (\.\w+|a file without suffix); known are")

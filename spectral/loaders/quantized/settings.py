@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from spectral.loaders.json_text import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -107,7 +108,7 @@ def _read(path: Path) -> Any:
             return None
         with path.open("rb") as stream:
             text = stream.read(MAX_BYTES + 1)
-        return json.loads(text) if len(text) <= MAX_BYTES else None
-    except (OSError, ValueError, RecursionError) as error:
+        return parse_json(text) if len(text) <= MAX_BYTES else None
+    except (OSError, ValueError) as error:
         _LOGGER.warning("%s: cannot be read (%s); how weights are quantised is told by their names alone", path, error)
         return None
