@@ -33,7 +33,9 @@ class Block:
     rank : int
         Blocks of a lower rank are served first.
     title : str
-        What it is called where it is left out as a whole.
+        What is counted where it is left out as a whole.
+    is_one : bool
+        The title is that of the block, which counts as one; else it is that of its items.
     opening, closing : str
         What stands around the rows.
     items : sequence
@@ -53,6 +55,7 @@ class Block:
 
     rank: int
     title: str
+    is_one: bool = False
     opening: str
     closing: str = ""
     items: Sequence[Any] = ()
@@ -123,8 +126,8 @@ def fit_blocks(
     shares : mapping of int to float
         Rank -> share of the budget that it and all lower ranks may use before the others had their turn.
     ending : callable
-        (Title -> number of blocks left out) -> the end of the text, in at most :data:`ENDING_BYTES`; no longer when
-        fewer are left out.
+        (Title -> how many of these the blocks that are left out have) -> the end of the text, in at most
+        :data:`ENDING_BYTES`; no longer when fewer are left out.
     """
     fillings = [_Filling(block=block) for block in blocks]
     ranks = sorted({block.rank for block in blocks})
@@ -136,7 +139,10 @@ def fit_blocks(
             _serve(_served(fillings, rank), purse, floor)
 
     def end() -> str:
-        return ending(Counter(each.block.title for each in fillings if not each.is_open))
+        left_out: Counter[str] = Counter()
+        for block in (each.block for each in fillings if not each.is_open):
+            left_out[block.title] += 1 if block.is_one else max(1, len(block.items))
+        return ending(left_out)
 
     serve(shares)
     serve({})

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-_STAY_ABSENT = frozenset({"spectrum", "plugin", "index", "merged", "sections", "n_planned", "n_reported"})
+_STAY_ABSENT = frozenset({"spectrum", "plugin", "index", "unchanged", "merged", "sections", "n_planned", "n_reported"})
 """Keys that a result has only where there is something to say."""
 
 
@@ -24,11 +24,15 @@ def complete_result(result: Mapping[str, Any]) -> dict[str, Any]:
     result : mapping
         One that :class:`~pytest_weightwatcher.report.model.Result` accepts; it is not changed.
     """
-    from pytest_weightwatcher.report.model import Model, Result, RunOptions
+    from pytest_weightwatcher.report.model import Merged, Model, Result, RunOptions, Section
 
     found = _with(result, _defaults(Result))
     found["options"] = _with(found["options"], _defaults(RunOptions))
     found["models"] = [_complete_model(_with(model, _defaults(Model))) for model in found["models"]]
+    if found.get("sections"):
+        found["sections"] = [_with(section, _defaults(Section)) for section in found["sections"]]
+    if found.get("merged"):
+        found["merged"] = _with(found["merged"], _defaults(Merged))
     counted = count_verdicts(found["models"], found["lost"])
     n_reported = sum(len(model["checks"]) for model in found["models"])
     found["counts"] = {verdict: found["counts"].get(verdict, counted[verdict]) for verdict in VERDICTS}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 MAX_NAME = 120
 MAX_TEXT = 600
 _MAX_DIMENSIONS = 8
+_MAX_DIGITS = 16
+"""Longer whole numbers are told to four digits, too."""
 
 _SPECIAL = re.compile(r"[^A-Za-z0-9 .,;=+%()^-]|(?<=www)\.", re.IGNORECASE)
 
@@ -34,7 +37,13 @@ def format_text(text: str) -> Markup:
 
 def format_number(value: float | None) -> str:
     """Return a number to four digits, or a dash where there is none."""
-    return "–" if value is None else f"{value:.4g}"
+    if value is None:
+        return "–"
+    try:
+        return f"{value:.4g}"
+    except OverflowError:
+        # JSON has whole numbers beyond all floats.
+        return f"{Decimal(value):.4g}"
 
 
 def format_limit(limit: Mapping[str, float | None] | None) -> str:
@@ -57,7 +66,8 @@ def format_cell(cell: str | float | bool | None) -> Markup | str:
         return format_text(cell)
     if isinstance(cell, bool):
         return "yes" if cell else "no"
-    return str(cell) if isinstance(cell, int) else format_number(cell)
+    shown = str(cell)
+    return shown if shown.removeprefix("-").isdecimal() and len(shown) <= _MAX_DIGITS else format_number(cell)
 
 
 def split_paragraphs(text: str) -> list[str]:

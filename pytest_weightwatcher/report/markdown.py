@@ -18,6 +18,8 @@ from pytest_weightwatcher.report.ranking import (
     worst_rank,
 )
 from pytest_weightwatcher.report.templates import make_environment
+from pytest_weightwatcher.report.totals import count_verdicts, outcome_of
+from pytest_weightwatcher.report.unchanged import told_unchanged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -62,8 +64,9 @@ def render_markdown(result: Result, *, budget: int = COMMENT_BUDGET) -> str:
     blocks = [*_run_blocks(pieces, result)]
     ranked = sorted(range(len(result["models"])), key=lambda index: worst_rank(result["models"][index]))
     groups = {index: group for group, index in enumerate(ranked)}
+    is_one_of_many = len(ranked) > 1
     for index in ranked:
-        blocks += _model_blocks(pieces, result["models"][index], groups[index])
+        blocks += _model_blocks(pieces, result["models"][index], groups[index], is_one_of_many=is_one_of_many)
     blocks += [_section_block(pieces, section) for section in result.get("sections", ())]
     return fit_blocks(
         blocks,
@@ -94,6 +97,7 @@ def _run_blocks(pieces: Any, result: Result) -> Iterator[Block]:
     yield Block(
         rank=HEAD,
         title="heads",
+        is_one=True,
         opening=str(pieces.head(result)),
         items=result["lost"],
         row=_text(pieces.lost),
@@ -113,13 +117,18 @@ def _run_blocks(pieces: Any, result: Result) -> Iterator[Block]:
         )
 
 
-def _model_blocks(pieces: Any, model: Model, group: int) -> Iterator[Block]:
+def _model_blocks(pieces: Any, model: Model, group: int, *, is_one_of_many: bool) -> Iterator[Block]:
     """Yield what there is to say of a model, in the order in which it is read."""
     findings = ranked_findings(model)
+    # Of one model, the head of the report says it.
+    counts = count_verdicts([model], ()) if is_one_of_many else None
     yield Block(
         rank=HEADINGS,
         title="models",
-        opening=str(pieces.model_head(model, bool(findings))),
+        is_one=True,
+        opening=str(
+            pieces.model_head(model, counts and outcome_of(counts), counts, bool(findings), told_unchanged(model))
+        ),
         items=model["notes"],
         row=_text(pieces.note),
         notice=_more("notes"),
@@ -181,6 +190,7 @@ def _picture_blocks(pieces: Any, model: Model, group: int) -> Iterator[Block]:
         yield Block(
             rank=PICTURE,
             title="pictures",
+            is_one=True,
             opening=str(pieces.picture_head(min(known), max(known))),
             closing="```\n",
             items=picture_lines(layers),
@@ -202,7 +212,7 @@ def _table_blocks(pieces: Any, model: Model, group: int) -> Iterator[Block]:
         if items:
             yield Block(
                 rank=rank,
-                title=f"tables of {title}",
+                title=title,
                 opening=str(opening),
                 closing=closing,
                 items=items,
@@ -216,6 +226,7 @@ def _section_block(pieces: Any, section: Mapping[str, Any]) -> Block:
     return Block(
         rank=SECTIONS,
         title="sections of plugins",
+        is_one=True,
         opening=str(pieces.section_head(section)),
         closing=str(pieces.section_end(section)),
         items=section["rows"] if section["columns"] else (),

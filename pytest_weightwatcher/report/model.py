@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Verdict = Literal["pass", "skipped", "waived", "inconclusive", "warn", "fail", "error"]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -77,8 +78,11 @@ class Layer(_OpenPart):
     rf: Count = Field(description="Slices that are pooled: the receptive field of a convolution.")
     index: Count | None = Field(default=None, description="Place among the matrices of the model.")
     hash: str | None = Field(description="Of the content.")
-    reused: bool = Field(default=False, description="Taken from the baseline, which knew the content.")
+    reused: bool = Field(default=False, description="Not computed: the baseline knew the content.")
     baseline_name: str | None = Field(default=None, description="The layer of the baseline that it was compared with.")
+    unchanged: bool | None = Field(
+        default=None, description="Whether its content is that layer's, byte for byte; null where it has none."
+    )
     metrics: dict[str, Finite | None] = Field(description="docs/metrics.md; null where a number does not exist.")
     reason: str | None = Field(description="Why there is no fit.")
     spectrum: Spectrum | None = None
@@ -145,7 +149,7 @@ class Model(_Part):
     n_reused: Count = 0
     notes: list[str] = Field(default=[], description="How the recording of the baseline differs from this run.")
     waivers: list[Waiver] = []
-    coverage: Finite | None = Field(description="Analysed share of all parameters.")
+    coverage: Share | None = Field(description="Analysed share of all parameters.")
     options: dict[str, Any] = Field(default={}, description="Options of the analysis.")
     summary: dict[str, Finite | None] = Field(description="Means over layers.")
     layers: list[Layer]

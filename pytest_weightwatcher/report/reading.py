@@ -100,16 +100,21 @@ def problem_of(result: Any) -> str | None:
 def _repetition_in(document: Mapping[str, Any]) -> str | None:
     """Return what a valid result says twice: it would be counted twice."""
     models = document["models"]
-    lists = [("models", [model_key(model) for model in models])]
+    lists: list[tuple[str, list[Any]]] = [("models", [model_key(model) for model in models])]
     lists += [(f"models.{i}.layers", [layer["name"] for layer in model["layers"]]) for i, model in enumerate(models)]
     lists += [("checks", [check["id"] for model in models for check in model["checks"]])]
+    lists += [(f"models.{i}.checks", [_subject(check) for check in model["checks"]]) for i, model in enumerate(models)]
     for place, names in lists:
         name, n = Counter(names).most_common(1)[0] if names else ("", 0)
         if n > 1:
-            return (
-                f"{place}: {printable(name if isinstance(name, str) else name[0])[:_MAX_TEXT]} stands there {n} times"
-            )
+            shown = name if isinstance(name, str) else name[0]
+            return f"{place}: {printable(shown)[:_MAX_TEXT]} stands there {n} times"
     return None
+
+
+def _subject(check: Mapping[str, Any]) -> tuple[str, str | None, str]:
+    """Return what is checked of what, and by which ww.yaml: of two, each may ask the same of one model."""
+    return check["check"], check["layer"], check["id"].partition("::")[0]
 
 
 def _contradiction_in(document: Mapping[str, Any]) -> str | None:
@@ -120,9 +125,28 @@ def _contradiction_in(document: Mapping[str, Any]) -> str | None:
         if told != count:
             return f"counts.{verdict}: {told}, but {count} checks are"
     outcome = outcome_of(counts)
-    return (
-        None if document["outcome"] == outcome else f"outcome: {document['outcome']}, but its checks make it {outcome}"
-    )
+    if document["outcome"] != outcome:
+        return f"outcome: {document['outcome']}, but its checks make it {outcome}"
+    return _miscount_in(document)
+
+
+def _miscount_in(document: Mapping[str, Any]) -> str | None:
+    """Return what number of a valid result is not that of its checks or layers; older versions left some out."""
+    models = document["models"]
+    n_checks = sum(len(model["checks"]) for model in models)
+    if document.get("n_reported", n_checks) not in (None, n_checks):
+        return f"n_reported: {document['n_reported']}, but there are {n_checks} checks"
+    planned = [("n_planned", document.get("n_planned"), n_checks)]
+    for i, model in enumerate(models):
+        planned.append((f"models.{i}.n_planned", model.get("n_planned"), len(model["checks"])))
+    for place, told, n in planned:
+        if told is not None and told < n:
+            return f"{place}: {told}, but there are {n} checks"
+    for i, model in enumerate(models):
+        n_layers = len(model["layers"])
+        if model.get("n_reused", 0) > n_layers:
+            return f"models.{i}.n_reused: {model['n_reused']}, but there are {n_layers} layers"
+    return None
 
 
 def model_key(model: Mapping[str, Any]) -> tuple[str, str]:

@@ -17,6 +17,8 @@ from spectral import __version__
 from spectral.metrics import summarise
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pytest_weightwatcher.checks import Rule
     from pytest_weightwatcher.gate import Check
     from pytest_weightwatcher.planning import CheckedModel
@@ -31,14 +33,14 @@ class ResultBuilder:
     """Collects what items report, in any order and from any process, into one ordered result."""
 
     def __init__(self) -> None:
-        self._models: dict[str, CheckedModel] = {}
+        self._models: dict[str, list[CheckedModel]] = {}
         self._checks: dict[tuple[str, str], dict[str, Any]] = {}
         self._lost: list[str] = []
         self._layers: dict[tuple[str, str], dict[str, Any]] = {}
 
     def add_model(self, model: CheckedModel) -> None:
-        """Announce a model; its order is the order of the result."""
-        self._models.setdefault(str(model.path), model)
+        """Announce a model; its order is the order of the result. One that two ww.yaml name is announced twice."""
+        self._models.setdefault(str(model.path), []).append(model)
 
     def check_payload(self, check: Check, judgement: Judgement, stable_id: str) -> dict[str, Any]:
         """Return what one item reports, as plain data."""
@@ -79,6 +81,7 @@ class ResultBuilder:
             "hash": record.content_hash,
             "reused": is_reused,
             "baseline_name": baseline_name,
+            "unchanged": None if before is None else before.content_hash == record.content_hash,
             "metrics": {name: _number(value) for name, value in record.metrics.items()},
             "reason": record.reason,
             "spectrum": spectrum_payload(record, spec, before, n_traps),
@@ -144,7 +147,7 @@ class ResultBuilder:
 
     def build(self, *, fail_on: str, seed: int | None) -> dict[str, Any]:
         """Return the result: format, tool, outcome, counts, options and models with layers and checks."""
-        models = [self._model_payload(path, model) for path, model in self._models.items()]
+        models = [self._model_payload(path, same) for path, same in self._models.items()]
         counts = count_verdicts(models, self._lost)
         return {
             "format": RESULT_FORMAT,
@@ -163,7 +166,8 @@ class ResultBuilder:
         n_layer_checks = sum(len(layer_checks(model, spec)) for spec in model.description.matrices)
         return len(model_checks(model)) + n_layer_checks
 
-    def _model_payload(self, path: str, model: CheckedModel) -> dict[str, Any]:
+    def _model_payload(self, path: str, same: Sequence[CheckedModel]) -> dict[str, Any]:
+        model = same[0]
         description = model.description
         order = {spec.name: spec.index for spec in description.matrices}
         layers = [
@@ -182,7 +186,7 @@ class ResultBuilder:
             "baseline": model.baseline.path.name if model.baseline is not None else None,
             "profile": model.profile.name if model.baseline is not None else None,
             "question": model.profile.question if model.baseline is not None else None,
-            "n_planned": self._n_planned(model),
+            "n_planned": sum(map(self._n_planned, same)),
             "n_reused": sum(layer["reused"] for layer in layers),
             "notes": list(model.notes),
             "waivers": self._waivers_payload(path, model),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_weightwatcher.checks import RegressionRule
 from pytest_weightwatcher.nodeids import escape_name
 from pytest_weightwatcher.report.ranking import findings_of
+from pytest_weightwatcher.report.unchanged import told_unchanged
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -83,12 +84,8 @@ def write_summary(reporter: pytest.TerminalReporter, gate: GateSession, result: 
     _say(reporter, f"outcome: {result['outcome']} ({counts or 'nothing was checked'})", **colour)
     for model in result["models"]:
         if model["baseline"] is not None:
-            _say(
-                reporter,
-                f"{escape_name(model['path'])}: profile {model['profile']}: {model['question']} "
-                f"{model['n_reused']} of {len(model['layers'])} matrices are those of the baseline, byte for byte, and "
-                "were not computed again",
-            )
+            asked = f"{escape_name(model['path'])}: profile {model['profile']}: {model['question']}"
+            _say(reporter, f"{asked} {told_unchanged(model)}".rstrip())
         for note in model["notes"]:
             _say(reporter, f"note: {escape_name(model['path'])}: {escape_text(note)}")
         _write_waivers(reporter, model["waivers"])

@@ -146,6 +146,33 @@ def test_numbers_and_headings_stay_whole_and_the_page_is_not_wider_than_the_wind
     visit.page.close()
 
 
+def test_a_count_and_its_word_stay_on_one_line(browser: Browser, damaged: Result, page_of: Any) -> None:
+    result = {**damaged, "counts": {**damaged["counts"], "inconclusive": 12, "waived": 1234}}
+    visit = Visit(browser, page_of(result))
+    for width in range(320, 1000, 20):
+        visit.page.set_viewport_size({"width": width, "height": 900})
+        lines = "counts => counts.map(count => count.getClientRects().length)"
+        assert set(visit.page.locator(".count").evaluate_all(lines)) == {1}, width
+    visit.page.close()
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_pictures_can_be_read_on_a_small_screen(browser: Browser, damaged: Result, page_of: Any, width: int) -> None:
+    visit = Visit(browser, page_of(damaged), viewport={"width": width, "height": 900})
+    heights = "texts => texts.map(text => text.getBoundingClientRect().height)"
+    for texts in (".chart .label", ".chart .axis"):
+        assert min(visit.page.locator(texts).evaluate_all(heights)) >= 12
+    beyond = "svg => [...svg.querySelectorAll('text')].some(text => text.getBBox().x + text.getBBox().width > 960)"
+    assert not visit.page.locator(".whole svg").evaluate(beyond), "nothing is cut off"
+    region = visit.page.get_by_role("region", name="Alpha by depth")
+    assert region.evaluate("region => region.scrollWidth > region.clientWidth") is (width == 400)
+    region.focus()
+    region.press("End")
+    visit.page.emulate_media(media="print")
+    assert region.evaluate("region => region.scrollWidth <= region.clientWidth"), "paper does not scroll"
+    visit.page.close()
+
+
 def test_the_worst_model_comes_first_and_what_broke_is_in_the_pictures(
     browser: Browser, several: Result, page_of: Any
 ) -> None:

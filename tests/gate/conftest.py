@@ -34,6 +34,9 @@ PRELOADED = [
 
 LAYERS = ("encoder.0.query", "encoder.0.key", "encoder.1.query", "head")
 
+RECORD = ("--ww-model=model.safetensors", "--ww-baseline=b.ww.json", "--ww-update-baseline")
+COMPARE = ("--ww-model=model.safetensors", "--ww-baseline=b.ww.json")
+
 
 def healthy_tensors(seed: int = 0) -> Tensors:
     """Four layers whose singular values follow a power law, so that each alpha lies near 3.
@@ -65,6 +68,14 @@ def make_model(pytester: pytest.Pytester) -> MakeModel:
         return path
 
     return make
+
+
+@pytest.fixture
+def recorded(pytester: pytest.Pytester, make_model: MakeModel) -> Path:
+    """The baseline of the healthy model."""
+    make_model()
+    assert pytester.runpytest(*RECORD).ret == pytest.ExitCode.OK
+    return pytester.path / "b.ww.json"
 
 
 def noise(shape: tuple[int, int] = (96, 64), seed: int = 1) -> NDArray[np.float32]:

@@ -81,6 +81,7 @@ def make_layer(name: str, index: int, *, is_fitted: bool = True, n_evals: int = 
         "hash": f"{index:064x}",
         "reused": False,
         "baseline_name": name,
+        "unchanged": index % 3 == 0,
         "metrics": metrics,
         "reason": None if is_fitted else "too few eigenvalues for a fit",
     }

@@ -129,7 +129,7 @@ def test_layer_payload_has_the_keys_of_the_gates_result(model: Path, capsys: Cap
     layer = analyze(model).layers[0]
     expected = ResultBuilder().layer_payload(record_of(layer), layer.spec, is_reused=False, baseline_name=None)
     # The gate rounds its numbers, and has them in an order of its own; what its runs add is not of a model.
-    of_a_run = ("reused", "baseline_name", "index", "spectrum")
+    of_a_run = ("reused", "baseline_name", "unchanged", "index", "spectrum")
     found = payload["layers"][0]
     assert found["id"] == expected.pop("index")
     assert {name: found[name] for name in expected if name not in of_a_run} == {

@@ -84,8 +84,28 @@ def test_what_is_left_out_as_a_whole_is_counted() -> None:
     text = render_markdown(many_models(300), budget=5_000)
     (n_models,) = re.findall(r"Left out, to stay within 5000 bytes:.* models \((\d+)\)", text)
     assert int(n_models) == 300 - text.count("### <code>")
-    assert "model-299" in text, "the model that fails goes first"
+    assert "model-299.safetensors</code>: fail\n\n1 fail\n\n" in text, "the model that fails goes first"
+    assert "model-0.safetensors</code>: pass\n\n1 pass\n\n" in text
     assert len(rows_of(text, "fail")) == 1
+
+
+def test_findings_are_counted_one_by_one_where_their_tables_are_left_out() -> None:
+    model = large_result(4, 8, n_failing=4)["models"][0]
+    result = make_result([{**model, "path": f"{index}.safetensors"} for index in range(200)])
+    text = render_markdown(result)
+    (left_out,) = re.findall(r"Left out.* findings \((\d+)\)", text)
+    cut = sum(map(int, re.findall(r"^In the full report: (\d+) more failures", text, re.M)))
+    assert len(rows_of(text, "fail")) + cut + int(left_out) == result["counts"]["fail"] == 200 * 4 * 7
+    headings = text.split("\n### ")[1:]
+    assert len(headings) > 50
+    for heading in headings:
+        assert "</code>: fail\n\n4 pass, 28 fail\n\n" in heading, "however little is shown of a model"
+
+
+def test_the_head_of_the_only_model_does_not_repeat_that_of_the_report() -> None:
+    text = render_markdown(large_result(4))
+    assert text.count("28 fail") == 1
+    assert "</code>\n\n4 matrices" in text
 
 
 def test_findings_stand_worst_first() -> None:
@@ -213,7 +233,7 @@ def test_rows_are_dealt_in_turn_and_lower_ranks_first() -> None:
     assert (text.count("\na"), text.count("\nb")) == (4 + 1, 3 + 1), "rows, and a notice each"
     assert "a: 4 of 9" in text
     assert text.index("[a") < text.index("[b")
-    assert text.endswith("left out: {'c': 1}")
+    assert text.endswith("left out: {'c': 9}")
 
 
 def test_what_a_complete_block_kept_for_its_notice_goes_to_others() -> None:
@@ -251,8 +271,8 @@ def test_a_share_is_kept_for_higher_ranks_and_given_back() -> None:
 
 
 def test_blocks_without_their_head_stay_away_and_are_counted() -> None:
-    head = block("head", 0, opening="h" * 5000, group=1, is_head=True)
-    assert fit(1000, head, block("body", 1, rank=2, group=1)) == "left out: {'head': 1, 'body': 1}"
+    head = block("head", 7, opening="h" * 5000, group=1, is_head=True, is_one=True)
+    assert fit(1000, head, block("body", 3, rank=2, group=1)) == "left out: {'head': 1, 'body': 3}"
 
 
 def test_no_more_rows_than_a_block_may_have() -> None:

@@ -18,6 +18,7 @@ from pytest_weightwatcher.options import FORMS
 from pytest_weightwatcher.report import render
 from pytest_weightwatcher.report.completing import complete_result
 from pytest_weightwatcher.report.merging import Source, merge_results
+from pytest_weightwatcher.report.reading import read_result
 from pytest_weightwatcher.report.result_schema import make_result_schema
 from pytest_weightwatcher.report.totals import count_verdicts
 from tests.gate.conftest import MakeModel, flat
@@ -326,6 +327,10 @@ def test_a_result_that_says_something_twice_is_named(tmp_path: Path, capsys: Cap
     for model, message in (
         ({**once, "layers": [layer, layer]}, "models.0.layers: a stands there 2 times"),
         ({**once, "checks": [check, check]}, f"checks: {check['id']} stands there 2 times"),
+        (
+            {**once, "checks": [check, {**check, "id": f"{check['id']}2"}]},
+            "models.0.checks: alpha stands there 2 times",
+        ),
     ):
         path = write(tmp_path / "bad.json", make_result([model]))
         assert message in run(capsys, "report", path, code=4)
@@ -333,6 +338,20 @@ def test_a_result_that_says_something_twice_is_named(tmp_path: Path, capsys: Cap
         tmp_path / "bad.json", make_result([once, {**once, "checks": []}, {**once, "path": "n", "checks": []}])
     )
     assert "models: m stands there 2 times" in run(capsys, "report", path, code=4)
+
+
+def test_a_model_that_two_files_judge_is_read_again(pytester: pytest.Pytester, make_model: MakeModel) -> None:
+    """Each asks the same of it, under its own ids, and all of it is planned."""
+    make_model()
+    for name in ("a", "b"):
+        pytester.mkdir(name)
+        (pytester.path / name / "ww.yaml").write_text("version: 1\nmodels: [{path: ../model.safetensors}]\n")
+    pytester.runpytest("a/ww.yaml", "b/ww.yaml", "--ww-report=json:out.json")
+    result = read_result(pytester.path / "out.json")
+    (model,) = result["models"]
+    n_checks = len(model["checks"])
+    assert n_checks == 2 * len({(check["check"], check["layer"]) for check in model["checks"]})
+    assert (model["n_planned"], result["n_planned"], result["n_reported"]) == (n_checks, n_checks, n_checks)
 
 
 def test_a_table_of_a_plugin_with_a_short_row_is_named(tmp_path: Path, capsys: Capture) -> None:
@@ -347,6 +366,13 @@ def test_a_result_that_contradicts_its_checks_is_named(tmp_path: Path, capsys: C
         ({"outcome": "pass"}, "outcome: pass, but its checks make it fail"),
         ({"counts": {**failing["counts"], "fail": 0}}, "counts.fail: 0, but 1 checks are"),
         ({"counts": {"pass": 5}, "outcome": "pass"}, "counts.pass: 5, but 0 checks are"),
+        ({"n_reported": 0}, "n_reported: 0, but there are 1 checks"),
+        ({"n_reported": 2}, "n_reported: 2, but there are 1 checks"),
+        ({"n_planned": 0}, "n_planned: 0, but there are 1 checks"),
+        ({"models": [{**failing["models"][0], "n_planned": 0}]}, "models.0.n_planned: 0, but there are 1 checks"),
+        ({"models": [{**failing["models"][0], "n_reused": 2}]}, "models.0.n_reused: 2, but there are 1 layers"),
+        ({"models": [{**failing["models"][0], "coverage": 1.1}]}, "models.0.coverage: Input should be less than"),
+        ({"models": [{**failing["models"][0], "coverage": -0.1}]}, "models.0.coverage: Input should be greater than"),
     ):
         path = write(tmp_path / "lie.json", {**failing, **lie})
         assert message in run(capsys, "report", path, code=4)

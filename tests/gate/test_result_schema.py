@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
+from pydantic import BaseModel
 
 from pytest_weightwatcher.errors import ReportError
-from pytest_weightwatcher.report import render
+from pytest_weightwatcher.options import FORMS
+from pytest_weightwatcher.report import model, render
 from pytest_weightwatcher.report.completing import complete_result
 from pytest_weightwatcher.report.reading import read_result
 from pytest_weightwatcher.report.result_schema import FILE_NAME, make_result_schema, render_result_schema
@@ -85,6 +87,37 @@ def test_an_older_result_is_still_read() -> None:
 def test_counts_that_are_missing_are_made_of_the_checks() -> None:
     result = hostile_result()
     assert complete_result({**result, "counts": {}})["counts"] == result["counts"]
+
+
+PARTS: dict[str, type[BaseModel]] = {
+    "options": model.RunOptions, "merged": model.Merged, "sections": model.Section, "models": model.Model,
+    "layers": model.Layer, "spectrum": model.Spectrum, "tail": model.Tail, "bulk": model.Bulk,
+    "unanalysed": model.Unanalysed, "checks": model.Check, "waivers": model.Waiver,
+}  # fmt: skip
+
+
+def without_the_optional(node: Any, part: type[BaseModel]) -> Any:
+    """Return a part of a result without what the schema does not demand, but for the parts in it."""
+    if isinstance(node, list):
+        return [without_the_optional(each, part) for each in node]
+    found = {}
+    for key, value in (node or {}).items():
+        if key in PARTS and (part, key) != (model.Model, "options"):  # those of an analysis may be anything
+            found[key] = without_the_optional(value, PARTS[key])
+        elif part.model_fields[key].is_required():
+            found[key] = value
+    return None if node is None else found
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_what_the_schema_lets_be_absent_may_be(kind: str, tmp_path: Path) -> None:
+    result = {**hostile_result(), "merged": {"n_results": 2, "notes": []}}
+    result["counts"]["error"] -= len(result["lost"])
+    bare = without_the_optional(result, model.Result)
+    assert [set(section) for section in bare["sections"]] == [{"plugin", "title"}]
+    assert bare["merged"] == {"n_results": 2}
+    VALIDATOR.validate(bare)
+    assert render(kind, read_result(write(tmp_path / "result.json", bare)))
 
 
 def test_keys_of_newer_versions_are_read(tmp_path: Path) -> None:

@@ -257,7 +257,7 @@ def test_a_partial_recording_keeps_them(pytester: pytest.Pytester, recorded: Pat
 
 
 def test_a_recording_from_before_there_were_any(pytester: pytest.Pytester, recorded: Path) -> None:
-    from tests.gate.test_baseline_option import payload_of, resealed
+    from tests.gate.baseline_files import payload_of, resealed
 
     payload = payload_of(recorded)
     del payload["tensors"]
@@ -281,7 +281,7 @@ def test_a_recording_from_before_there_were_any(pytester: pytest.Pytester, recor
     ],
 )
 def test_a_recording_that_cannot_be(pytester: pytest.Pytester, recorded: Path, tensors: Any, message: str) -> None:
-    from tests.gate.test_baseline_option import payload_of, resealed
+    from tests.gate.baseline_files import payload_of, resealed
 
     recorded.write_text(json.dumps(resealed({**payload_of(recorded), "tensors": tensors})), encoding="utf-8")
     result = pytester.runpytest(*COMPARE)

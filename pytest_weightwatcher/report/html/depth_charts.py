@@ -180,12 +180,14 @@ def _chart(series: Series, layers: Sequence[Layer], key: str) -> Markup:
     for verdict, shape in _SHAPES.items():
         places = [place for place in series.values if _kind(layers[place]["verdict"]) == verdict]
         n_named = 0 if verdict == "pass" else MAX_NAMED
+        # Whether it tells its name or not, a mark is as large as all others of its kind.
+        size = radius if verdict == "pass" else radius + 0.5
         for place in places[:n_named]:
             at = x.place(place + 1), y.place(series.values[place])
             name = f"{layers[place]['name'][:_MAX_NAME]}: {series.values[place]:.4g}"
-            parts.append(svg.named_dot(at, f"dot {verdict}", name, radius=radius + 0.5, shape=shape))
+            parts.append(svg.named_dot(at, f"dot {verdict}", name, radius=size, shape=shape))
         dots = [(x.place(place + 1), y.place(series.values[place])) for place in places[n_named:]]
-        parts.append(svg.dots(dots, f"dot {verdict}", radius=radius, shape=shape))
+        parts.append(svg.dots(dots, f"dot {verdict}", radius=size, shape=shape))
     missing = [place for place in range(len(layers)) if place not in series.values]
     missing = [place for place in missing if _kind(layers[place]["verdict"]) == "fail"]
     parts.append(svg.dots([(x.place(place + 1), y.start) for place in missing], "none", radius=4.0, shape="cross"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
 _LEAST, _LARGEST = 1e-150, 1e150
 """Ratios of numbers between these are numbers."""
 
-_STEEPEST = 1000.0
+_STEEPEST, _DECADES = 1000.0, 150.0
 
 
 def is_drawable(value: object) -> bool:
@@ -53,7 +54,11 @@ def drawable_spectrum(spectrum: Mapping[str, Any] | None) -> dict[str, Any] | No
 def _has_tail(tail: Mapping[str, Any] | None) -> bool:
     if not tail or not all(is_drawable(tail.get(name)) for name in ("xmin", "xmax", "alpha", "n")):
         return False
-    return bool(_LEAST < tail["xmin"] < tail["xmax"] and tail["n"] > 0 and abs(tail["alpha"]) < _STEEPEST)
+    if not (_LEAST < tail["xmin"] < tail["xmax"] and tail["n"] > 0 and abs(tail["alpha"]) < _STEEPEST):
+        return False
+    # Each of them may have its place, and what they make together none.
+    growth: float = (1.0 - tail["alpha"]) * math.log10(tail["xmax"] / tail["xmin"])
+    return bool(math.log10(tail["n"]) + growth < _DECADES)
 
 
 def _has_place(value: object) -> bool:

@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from pytest_weightwatcher.report.escaping import format_number, split_paragraphs
+from pytest_weightwatcher.report.html.choosing import MAX_SPECTRA_IN_ALL, choose_spectra, largest_changes
 from pytest_weightwatcher.report.html.depth_charts import depth_charts
-from pytest_weightwatcher.report.html.drawable import drawable_spectrum
 from pytest_weightwatcher.report.html.spectrum_chart import spectrum_chart
-from pytest_weightwatcher.report.ranking import FAILURES, findings_of, layers_of, rank_layers, worst_rank
+from pytest_weightwatcher.report.ranking import FAILURES, findings_of, layers_of, layers_with_verdicts, worst_rank
 from pytest_weightwatcher.report.templates import make_environment, templates_folder
+from pytest_weightwatcher.report.unchanged import told_unchanged
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from pytest_weightwatcher.report.html.choosing import Drawing
 
 MAX_FINDINGS = 200
 """Layers with findings told one by one; of more, the rest is counted."""
@@ -25,14 +28,10 @@ MAX_FINDINGS = 200
 N_FIRST = 5
 """Layers with findings told on the first screen."""
 
-MAX_SPECTRA = 24
-"""Layers drawn whole: the worst ones."""
-
 MAX_LOST = 20
 """Checks without a verdict told one by one."""
 
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
-_N_CHANGES = 5
 _N_TOLD = 2
 _MAX_NAME = 160
 _COLUMNS = (
@@ -54,9 +53,12 @@ def render_html(result: Mapping[str, Any]) -> str:
     environment.filters["paragraphs"] = split_paragraphs
     style, script = asset("charts.css") + asset("report.css"), asset("report.js")
     worst_first = sorted(result["models"], key=worst_rank)
+    drawings = choose_spectra(worst_first)
+    is_full = sum(map(len, drawings)) >= MAX_SPECTRA_IN_ALL
     page = environment.get_template("report.html.jinja").render(
         result=result,
-        models=[_model(model, f"m{place}") for place, model in enumerate(worst_first)],
+        models=[_model(model, drawings[place], f"m{place}") for place, model in enumerate(worst_first)],
+        is_full=is_full,
         sections=result.get("sections", ()),
         columns=_COLUMNS,
         style=style,
@@ -76,13 +78,9 @@ def shorten(name: str, length: int = _MAX_NAME) -> str:
     return shown if len(shown) <= length else f"{shown[: length - 1]}…"
 
 
-def _model(model: Mapping[str, Any], key: str) -> dict[str, Any]:
-    ranked = rank_layers(model)
-    verdicts = {layer["name"]: layer["verdict"] for layer in ranked}
-    layers = [{**layer, "verdict": verdicts[layer["name"]]} for layer in model["layers"]]
+def _model(model: Mapping[str, Any], drawings: Sequence[Drawing], key: str) -> dict[str, Any]:
+    layers = layers_with_verdicts(model)
     findings = findings_of(model)
-    drawn = ((layer, drawable_spectrum(layer.get("spectrum"))) for layer in _most_interesting(ranked, model))
-    interesting = [(layer, spectrum) for layer, spectrum in drawn if spectrum is not None][:MAX_SPECTRA]
     failing = [check for check in findings if check["verdict"] in FAILURES]
     worst = {check["layer"]: check["verdict"] for check in reversed(findings)}
     return {
@@ -92,9 +90,9 @@ def _model(model: Mapping[str, Any], key: str) -> dict[str, Any]:
         "verdict": findings[0]["verdict"] if findings else "pass",
         "n_failing": len(layers_of(failing) - {None}),
         "n_warning": sum(verdict not in FAILURES for layer, verdict in worst.items() if layer is not None),
-        "drawn": {layer["name"]: f"{key}-s{place}" for place, (layer, _) in enumerate(interesting)},
-        "n_unchanged": sum(map(_is_unchanged, layers)),
-        "changes": _largest_changes(model),
+        "drawn": {layer["name"]: f"{key}-s{place}" for place, (layer, _) in enumerate(drawings)},
+        "unchanged": told_unchanged(model),
+        "changes": largest_changes(model),
         "layers": layers,
         "charts": depth_charts(model, layers, key),
         "spectra": [
@@ -104,15 +102,11 @@ def _model(model: Mapping[str, Any], key: str) -> dict[str, Any]:
                 "checks": [check for check in findings if check["layer"] == layer["name"]],
                 "chart": spectrum_chart(shorten(layer["name"]), spectrum, f"{key}-s{place}"),
             }
-            for place, (layer, spectrum) in enumerate(interesting)
+            for place, (layer, spectrum) in enumerate(drawings)
         ],
-        "n_without_spectrum": len(layers) - len(interesting),
+        "n_without_spectrum": len(layers) - len(drawings),
+        "has_spectra": any(layer.get("spectrum") for layer in layers),
     }
-
-
-def _is_unchanged(layer: Mapping[str, Any]) -> bool:
-    """Tell whether a layer is that of the baseline: only of one that changed, the spectrum before is kept."""
-    return bool(layer.get("baseline_name") and layer.get("spectrum") and layer["spectrum"].get("before") is None)
 
 
 def _grouped(findings: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -130,42 +124,6 @@ def _grouped(findings: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
         }
         for layer, checks in groups.items()
     ]
-
-
-def _largest_changes(model: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the checks of layers that used up most of what they may move; first those of layers that broke."""
-    broken = [check for check in model["checks"] if check["layer"] is not None and _is_broken(check)]
-    moved = [check for check in model["checks"] if check["layer"] is not None and _used(check) > 0.0]
-    return [*broken, *sorted(moved, key=_used, reverse=True)][:_N_CHANGES]
-
-
-def _is_broken(check: Mapping[str, Any]) -> bool:
-    return check["check"] == "integrity" and check["verdict"] in FAILURES
-
-
-def _used(check: Mapping[str, Any]) -> float:
-    """Return which share of its limit a distance from the baseline has reached."""
-    limit = (check["limit"] or {}).get("max")
-    is_distance = check["check"] in ("regression.weights", "regression.spectrum", "regression.drift")
-    if not is_distance or not limit or check["value"] is None:
-        return 0.0
-    return float(check["value"]) / float(limit)
-
-
-def _most_interesting(ranked: list[dict[str, Any]], model: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the layers worst first; among those that pass, what moved furthest first."""
-    used: dict[str, float] = {}
-    for check in model["checks"]:
-        if check["layer"] is not None:
-            used[check["layer"]] = max(_used(check), used.get(check["layer"], 0.0))
-    order = ("error", "fail", "warn")
-    return sorted(
-        ranked,
-        key=lambda layer: (
-            order.index(layer["verdict"]) if layer["verdict"] in order else len(order),
-            -used.get(layer["name"], 0.0),
-        ),
-    )
 
 
 def asset(name: str) -> Markup:
