@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +110,7 @@ def _hdf5(folder: Path) -> None:
 
 
 def _keras(folder: Path) -> None:
+    os.environ.setdefault("KERAS_BACKEND", "torch")
     import keras
 
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="dense")])
