@@ -253,6 +253,16 @@ def test_deep_nesting_and_circles(tmp_path: Path) -> None:
         open_hdf5(path)
 
 
+def test_a_tree_one_of_whose_branches_is_there_twice(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.h5", {f"x{index}": np.float32(index) for index in range(300)})
+    data = bytearray(path.read_bytes())
+    at = data.index(b"TREE\x00\x01")
+    data[at + 48 : at + 56] = data[at + 32 : at + 40]
+    path.write_bytes(data)
+    with pytest.raises(CorruptCheckpointError, match="a tree leads back to byte"):
+        open_hdf5(path)
+
+
 @pytest.mark.parametrize("data", [b"", b"\x89HDF\r\n\x1a\n", b"\x89HDF\r\n\x1a\n" + bytes(100), b"PK" * 4000])
 def test_no_such_file(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "m.h5"

@@ -318,6 +318,33 @@ def test_a_model_of_one_s_own_class(tmp_path: Path) -> None:
     assert describe(tmp_path / "m.keras").coverage == describe(model).coverage
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class Wrapped(keras.layers.Layer):  # type: ignore[misc, unused-ignore]
+    """A layer that keeps another one under a key of which its configuration knows nothing."""
+
+    def __init__(self, inside: Any, **options: Any) -> None:
+        super().__init__(**options)
+        self.kept = inside
+
+    def call(self, x: Any) -> Any:
+        return self.kept(x)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "inside": keras.saving.serialize_keras_object(self.kept)}
+
+
+def test_a_layer_is_found_by_its_name_in_the_configuration(tmp_path: Path) -> None:
+    """Only the configuration of the layer within knows its groups."""
+    image = keras.Input((8, 8, 6))
+    model = filled(keras.Model(image, Wrapped(LAYERS.Conv2D(9, 3, groups=3, name="kernels"), name="outer")(image)))
+    model.save(tmp_path / "m.keras")
+    source = open_model(tmp_path / "m.keras")
+    same_as_live(model, source)
+    assert [info.name for info in source.tensors()] == ["outer/kernels/kernel", "outer/kernels/bias"]
+    (spec,) = describe(source).matrices
+    assert (spec.rows, spec.columns, spec.rf) == (2, 3, 27)
+
+
 def test_state_is_listed_and_is_no_parameter(tmp_path: Path) -> None:
     model = trained_model()
     for kind in (".keras", ".h5"):
