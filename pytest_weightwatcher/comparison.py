@@ -171,15 +171,25 @@ def compare_records(
     )
 
 
+ROW_LENIENCE = 2.0
+
+
 def compare_rounding_of(rounding: Rounding | None) -> LayerComparison:
     """Return what a quantised layer lost, as changes from nothing."""
     if rounding is None:
         return LayerComparison(blocked="the original is zero, or values are not finite")
     changes = {CLIPPED: Change(value=float(rounding.n_clipped), reference=0.0)}
     details = {CLIPPED: rounding.clipped}
-    if rounding.excess is not None:
-        changes[ROUNDING] = Change(value=rounding.excess, reference=0.0)
-        details[ROUNDING] = f"off by {rounding.error:.2%} of the norm, rounding to the nearest by {rounding.floor:.2%}"
+    if rounding.excess is not None and rounding.row_excess is not None:
+        # A single row has few weights, and may be off by twice as much as all together.
+        of_row = rounding.row_excess / ROW_LENIENCE
+        changes[ROUNDING] = Change(value=max(rounding.excess, of_row), reference=0.0)
+        details[ROUNDING] = (
+            f"off by {rounding.error:.2%} of the norm, rounding to the nearest by {rounding.floor:.2%}"
+            if rounding.excess >= of_row
+            else f"row {rounding.row} is off by {rounding.row_excess:.3g} times its error of rounding, of which half "
+            f"counts; all together are off by {rounding.excess:.3g} times theirs"
+        )
     return LayerComparison(changes=changes, reasons={ROUNDING: rounding.reason}, details=details)
 
 

@@ -53,6 +53,7 @@ class Measurements:
         self._futures: dict[tuple[object, ...], Future[object]] = {}
         self._records: dict[tuple[int, str], LayerRecord] = {}
         self._sets: dict[int, LayerSets] = {}
+        self._n_tests: dict[int, int] = {}
         self._headers: dict[int, dict[str, TensorInfo]] = {}
         self._matrices: dict[tuple[object, ...], tuple[MatrixSpec, Future[object]]] = {}
 
@@ -169,7 +170,9 @@ class Measurements:
 
     def trap_level(self, model: CheckedModel, spec: MatrixSpec) -> tuple[float, bool]:
         """Return the level of significance that the run leaves a layer, and whether the layer alarms at it."""
-        n_tests = max(1, sum(map(is_testable, model.description.matrices)))
+        if id(model) not in self._n_tests:
+            self._n_tests[id(model)] = max(1, sum(map(is_testable, model.description.matrices)))
+        n_tests = self._n_tests[id(model)]
         rate = model.config.analysis.false_alarm_rate / model.n_models
         traps = self.record(model, spec).traps
         level = None

@@ -293,13 +293,19 @@ def align(source: TensorSource, original: Shapes) -> TensorSource:
         for name in made_of.get(own, (own,)):
             if name not in listed:
                 pieces_of[name] = made.get(name, (Piece(name=own),))
-                listed[name] = _describe(info, name, pieces_of[name], original, made_of)
+                listed[name] = _describe(info, name, pieces_of[name], original, made_of=made_of, stored=plan.infos)
     shapes = {name: info.shape for name, info in plan.infos.items()}
     return AlignedSource(inner=source, infos=listed, pieces=pieces_of, shapes=shapes)
 
 
 def _describe(
-    info: TensorInfo, name: str, pieces: tuple[Piece, ...], original: Shapes, made_of: Mapping[str, list[str]]
+    info: TensorInfo,
+    name: str,
+    pieces: tuple[Piece, ...],
+    original: Shapes,
+    *,
+    made_of: Mapping[str, list[str]],
+    stored: Mapping[str, TensorInfo],
 ) -> TensorInfo:
     """Return the header of a tensor that is made of one of the model."""
     first, said = pieces[0], info.quantization
@@ -312,6 +318,9 @@ def _describe(
             said = replace(said, block=_turned(said.block))
         return replace(info, name=name, shape=_turned(info.shape), parts=None, quantization=said)
     shape = original[name]
+    if len(pieces) > 1 and not all(stored[piece.name].quantization == said for piece in pieces):
+        # Of parts in different formats, no floor is known.
+        said = None
     if said is not None and said.block is not None:
         block = said.block[len(said.block) - len(shape) :]
         said = replace(said, block=tuple(min(length, n) for length, n in zip(block, shape, strict=True)))

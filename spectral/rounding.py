@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -72,6 +72,10 @@ class Rounding:
         The same of W' rounded to the nearest levels of the stated kind; None where ``reason`` says why.
     reason : str
         Why there is no floor.
+    row_excess : float or None
+        The same ratio of the row that is worst; None without a floor.
+    row : int
+        Which one that is.
     n_clipped : int
         Outlier channels that lost more than a tenth of their norm.
     clipped : str
@@ -81,6 +85,8 @@ class Rounding:
     error: float
     floor: float | None
     reason: str = ""
+    row_excess: float | None = None
+    row: int = 0
     n_clipped: int = 0
     clipped: str = ""
 
@@ -110,23 +116,37 @@ def compare_rounding(
     Rounding or None
         None where the original is zero, or either is not finite.
     """
-    total, lost, floor = 0.0, 0.0, 0.0
     reason = why_no_floor(quantization)
+    n_rows, n_columns = original.shape[0], math.prod(original.shape[1:])
+    # Sums of squares by row: of the original, of what was lost, of what rounding loses.
+    total, lost, floor = np.zeros(n_rows), np.zeros(n_rows), np.zeros(n_rows)
+    # By column: of the original, of the weights, of the original rounded.
+    columns = np.zeros((3, n_columns))
+    kept = np.zeros((3, n_rows))
     for rows in _blocks(original.shape, quantization):
         before = np.asarray(original[rows], dtype=np.float32)
         after = np.asarray(weights[rows], dtype=np.float32)
         with np.errstate(over="ignore", invalid="ignore"):
-            total += _energy(before)
-            lost += _energy(after - before)
-            if not reason and quantization is not None:
-                floor += _energy(round_to_nearest(before, quantization) - before)
-    if not (math.isfinite(total) and math.isfinite(lost) and total > 0.0):
+            rounded = before if reason or quantization is None else round_to_nearest(before, quantization)
+            total[rows], lost[rows], floor[rows] = (
+                _energies(side) for side in (before, after - before, rounded - before)
+            )
+            for index, side in enumerate((before, after, rounded)):
+                flat = side.reshape(len(side), -1)
+                columns[index] += np.einsum("ij,ij->j", flat, flat)
+                kept[index, rows] = _energies(side)
+    if not (np.isfinite(total).all() and np.isfinite(lost).all() and total.sum() > 0.0):
         return None
-    n_clipped, clipped = _clipped_channels(weights, original)
+    n_clipped, clipped = _clipped_channels({"row": np.sqrt(kept), "column": np.sqrt(columns)})
+    # A row is measured in what rounding costs it, and in no less than what the scales of a typical row cost.
+    least = np.maximum(floor, SCALE_NOISE**2 * np.maximum(total, np.median(total)))
+    excess = np.sqrt(np.divide(lost, least, out=np.zeros(n_rows), where=least > 0.0))
     return Rounding(
-        error=math.sqrt(lost / total),
-        floor=None if reason else math.sqrt(floor / total),
+        error=math.sqrt(lost.sum() / total.sum()),
+        floor=None if reason else math.sqrt(floor.sum() / total.sum()),
         reason=reason,
+        row_excess=None if reason else float(excess.max()),
+        row=int(excess.argmax()),
         n_clipped=n_clipped,
         clipped=clipped,
     )
@@ -199,9 +219,16 @@ def _round_to_levels(
     levels = _levels(quantization)
     assert levels is not None, "whoever asks has seen to it"
     largest = np.max(np.abs(blocks), axis=inside, keepdims=True)
-    scale = _no_zeros(largest / levels[-1])
+    scale: NDArray[np.float32]
+    if "mxfp" in quantization.scheme.lower():
+        # Powers of two, chosen by the exponents alone (OCP MX 1.0, section 6.3): the largest weight may be cut off.
+        exponents = np.floor(np.log2(_no_zeros(largest))) - math.floor(math.log2(float(levels[-1])))
+        scale = np.exp2(exponents).astype(np.float32)
+    else:
+        scale = _no_zeros(largest / levels[-1])
     middles = (levels[1:] + levels[:-1]) / np.float32(2.0)
-    return levels[np.searchsorted(middles, blocks / scale)] * scale
+    rounded: NDArray[np.float32] = levels[np.searchsorted(middles, blocks / scale)] * scale
+    return rounded
 
 
 def _levels(quantization: Quantization) -> NDArray[np.float32] | None:
@@ -237,34 +264,25 @@ def _blocks(shape: tuple[int, ...], quantization: Quantization | None) -> Iterat
         yield slice(begin, begin + step)
 
 
-def _energy(values: NDArray[np.float32]) -> float:
-    flat = values.reshape(-1)
-    return float(np.dot(flat, flat))
+def _energies(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the sum of squares of every row."""
+    flat = values.reshape(len(values), -1)
+    energies: NDArray[np.float32] = np.einsum("ij,ij->i", flat, flat)
+    return energies
 
 
-def _clipped_channels(weights: NDArray[Any], original: NDArray[Any]) -> tuple[int, str]:
+def _clipped_channels(norms: Mapping[str, NDArray[np.float64]]) -> tuple[int, str]:
+    """Count the outlier channels that were cut off, from norms of the original, the weights, the original rounded."""
     n_clipped, worst, text = 0, 1.0, ""
-    n_rows = original.shape[0]
-    after, before = (np.asarray(side).reshape(n_rows, -1) for side in (weights, original))
-    for kind, axis in (("row", 1), ("column", 0)):
-        norms, now = _norms(before, axis), _norms(after, axis)
-        is_outlier = norms > OUTLIER * np.median(norms)
-        kept = np.where(is_outlier, now / np.where(norms > 0.0, norms, 1.0), 1.0)
-        n_clipped += int(np.count_nonzero(kept < KEPT))
-        index = int(np.argmin(kept))
-        if kept[index] < min(KEPT, worst):
-            worst, text = float(kept[index]), f"{kind} {index} kept {kept[index]:.0%} of its norm"
+    for kind, (before, after, rounded) in norms.items():
+        is_outlier = before > OUTLIER * np.median(before)
+        # What the format cuts off by itself is no finding.
+        share = np.divide(
+            after, np.minimum(before, rounded), out=np.ones_like(before), where=is_outlier & (rounded > 0)
+        )
+        n_clipped += int(np.count_nonzero(share < KEPT))
+        index = int(np.argmin(share))
+        if share[index] < min(KEPT, worst):
+            worst = float(share[index])
+            text = f"{kind} {index} kept {after[index] / before[index]:.0%} of its norm"
     return n_clipped, text
-
-
-def _norms(matrix: NDArray[Any], axis: int) -> NDArray[np.float64]:
-    squares = np.zeros(matrix.shape[1 - axis])
-    step = max(1, _BLOCK_VALUES // max(1, matrix.shape[1]))
-    for begin in range(0, len(matrix), step):
-        rows = matrix[begin : begin + step].astype(np.float32)
-        each = np.einsum("ij,ij->i" if axis == 1 else "ij,ij->j", rows, rows)
-        if axis == 1:
-            squares[begin : begin + step] = each
-        else:
-            squares += each
-    return np.sqrt(squares)

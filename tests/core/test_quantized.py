@@ -264,7 +264,7 @@ def test_pruned_weights_with_their_zeros_left_out(n_kept: int, tmp_path: Path) -
     if n_kept == 700:
         stored["l.weight.compressed"] = stored["l.weight.compressed"][:-1]
         with pytest.raises(
-            CorruptCheckpointError, match=r"tensor 'l.weight': its mask has more values than are stored"
+            CorruptCheckpointError, match=r"tensor 'l.weight': its mask has 700 values, and 699 are stored"
         ):
             open_model(save(tmp_path, stored)).load("l.weight")
 
@@ -433,3 +433,55 @@ def test_what_a_loader_refuses_for_a_reason_of_its_own_stays_refused() -> None:
     infos = {**opened.infos, "l.weight": replace(opened.infos["l.weight"], refusal=reason)}
     source = dequantize(replace(opened, infos=infos), Settings)
     assert info_of(source).refusal == reason
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        b"[]",
+        b"null",
+        b"3",
+        b'"a"',
+        b'{"shape":[4,16],"shape":[8,8],"blocksize":64}',
+        b'{"shape":[4,16],"blocksize":64,"nested_offset":' + b"9" * 400 + b"}",
+        b'{"shape":[4,16],"blocksize":NaN}',
+    ],
+)
+def test_descriptions_of_bitsandbytes_that_are_none(description: bytes, tmp_path: Path) -> None:
+    stored = {
+        "w": torch.zeros(32, 1, dtype=torch.uint8),
+        "w.absmax": torch.ones(1),
+        "w.quant_map": torch.ones(16),
+        "w.quant_state.bitsandbytes__nf4": torch.frombuffer(bytearray(description), dtype=torch.uint8),
+    }
+    refusal = info_of(open_model(save(tmp_path, stored)), "w").refusal
+    assert refusal == "quantised or packed values are not decoded (uint8)"
+
+
+def test_four_bits_in_whole_bytes(tmp_path: Path) -> None:
+    stored = {"l.weight": torch.ones(8, 16, dtype=torch.int8), "l.weight_scale": torch.ones(8, 1)}
+    weights = {"num_bits": 4, "type": "int"}
+    config = {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": weights}}}
+    assert quantization_of(open_model(save(tmp_path, stored, config))).bits == 4
+
+
+BYTES_THAT_ARE_SOMETHING_ELSE: dict[str, dict[str, torch.Tensor]] = {
+    "no sign and no zero point": {"l.weight": torch.ones(8, 16, dtype=torch.uint8), "l.weight_scale": torch.ones(8, 1)},
+    "groups in another order": {
+        "l.weight": torch.ones(8, 64, dtype=torch.int8),
+        "l.weight_scale": torch.ones(8, 2),
+        "l.weight_g_idx": torch.zeros(64, dtype=torch.int32),
+    },
+    "scales turned over": {"l.weight": torch.ones(256, 512, dtype=torch.int8), "l.weight_scale": torch.ones(1, 256)},
+    "tiles": {
+        "l.weight": torch.ones(8, 16, dtype=torch.int8),
+        "l.SCB": torch.ones(8),
+        "l.weight_format": torch.tensor(1, dtype=torch.uint8),
+    },
+}
+
+
+@pytest.mark.parametrize("case", BYTES_THAT_ARE_SOMETHING_ELSE)
+def test_bytes_that_are_something_else(case: str, tmp_path: Path) -> None:
+    source = open_model(save(tmp_path, BYTES_THAT_ARE_SOMETHING_ELSE[case]))
+    assert "not decoded" in str(info_of(source).refusal)

@@ -99,6 +99,34 @@ def test_a_wrong_scale_and_swapped_codes_stand_out() -> None:
         assert found.excess > 2.5
 
 
+@pytest.mark.parametrize("damage", ["zero", "sign", "exchanged", "scale"])
+def test_one_damaged_row_stands_out(damage: str) -> None:
+    weights = heavy_tailed(600, 256, seed=3, degrees=6).astype(np.float32)
+    rounded = round_to_nearest(weights, said(4, (1, 128)))
+    healthy = compare_rounding(rounded, weights, said(4, (1, 128)))
+    assert healthy is not None
+    assert healthy.row_excess == pytest.approx(1.0)
+    row = rounded[17].copy()
+    rounded[17] = {"zero": row * 0, "sign": -row, "exchanged": rounded[18], "scale": row * np.float32(2.0)}[damage]
+    found = compare_rounding(rounded, weights, said(4, (1, 128)))
+    assert found is not None
+    assert (found.row, found.excess is not None and found.excess < 1.5) == (17, True)
+    assert found.row_excess is not None
+    assert found.row_excess > 4.0
+
+
+def test_what_powers_of_two_cut_off_is_their_own() -> None:
+    weights = original()
+    weights[:, 5] = 127.0
+    microscaled = Quantization(scheme="mxfp4", bits=4, code="float4_e2m1fn", block=(1, 32))
+    rounded = round_to_nearest(weights, microscaled)
+    # By the standard the largest weight of a block may lose a quarter.
+    assert np.abs(rounded[:, 5]).max() < 0.9 * np.abs(weights[:, 5]).max()
+    found = compare_rounding(rounded, weights, microscaled)
+    assert found is not None
+    assert (found.excess, found.n_clipped) == (1.0, 0)
+
+
 def test_an_original_on_the_levels_is_measured_in_the_noise_of_scales() -> None:
     weights = round_to_nearest(original(), said())
     found = compare_rounding(weights * np.float32(1 + 2.0**-11), weights, said())

@@ -8,11 +8,11 @@ of ``quant_state.bitsandbytes__nf4``.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from spectral.loaders.json_text import parse_json
 from spectral.loaders.protocol import Quantization, TensorInfo
 from spectral.loaders.quantized.codes import unpack_bits
 
@@ -29,6 +29,7 @@ _STATE = ".quant_state.bitsandbytes__"
 MAX_STATE_BYTES = 4096
 _MAX_BLOCK = 1 << 16
 _MAX_AXES = 8
+_MAX_OFFSET = 1e30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +108,10 @@ def find(infos: Mapping[str, TensorInfo], _settings: Settings, read: Reader) -> 
 def _weight(state: str, infos: Mapping[str, TensorInfo], read: Reader) -> FourBits | None:
     name, _, kind = state.partition(_STATE)
     try:
-        said = json.loads(bytes(read.whole(state).reshape(-1)))
-    except (ValueError, RecursionError):
+        said = parse_json(bytes(read.whole(state).reshape(-1)))
+    except ValueError:
+        return None
+    if not isinstance(said, dict):
         return None
     shape, block = _shape(said), _count(said, "blocksize")
     if shape is None or block is None:
@@ -117,7 +120,7 @@ def _weight(state: str, infos: Mapping[str, TensorInfo], read: Reader) -> FourBi
     n_blocks = -(-n_values // block)
     nested = _count(said, "nested_blocksize") if f"{name}.nested_absmax" in infos else 0
     offset = said.get("nested_offset", 0.0)
-    if nested is None or type(offset) not in (int, float):
+    if nested is None or type(offset) not in (int, float) or not abs(offset) < _MAX_OFFSET:
         return None
     scale_dtype, level_count = ("uint8", 256) if nested else ("float32", 16)
     expected = {

@@ -139,7 +139,7 @@ def _layer(
     n_packed = -(-n_rows * bits // _WORD_BITS) if is_dense else -(-n_rows // (_WORD_BITS // bits))
     are_packed = zeros is not None and zeros.dtype == "int32" and zeros.shape == (n_packed, n_groups)
     if (zeros is not None and not are_packed and zeros.shape != scale.shape) or (
-        order is not None and order.shape != (n_columns,)
+        order is not None and (order.shape != (n_columns,) or "int" not in order.dtype)
     ):
         return None
     group_size = n_columns if n_groups == 1 else settings.group_size or -(-n_columns // n_groups)

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from spectral.loaders.quantized.recipe import Reader
     from spectral.loaders.quantized.settings import Settings
 
+_LENGTHS = (16, 32, 64, 128, 256, 512, 1024)
+"""Lengths of blocks in use."""
+
 CODES = frozenset({"int8", "uint8", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"})
 SCALES = frozenset({"float32", "float16", "bfloat16", "float64", "float8_e8m0fnu"})
 
@@ -97,16 +100,16 @@ class Scaled:
         return spread(grid, self.block, shape, offset=begin - first * self.block[0])
 
 
-def find(infos: Mapping[str, TensorInfo], settings: Settings, _read: Reader) -> Iterator[Scaled]:
+def find(infos: Mapping[str, TensorInfo], settings: Settings, read: Reader) -> Iterator[Scaled]:
     """Yield the weights of a checkpoint that are stored so."""
     for info in infos.values():
         if info.dtype in CODES and len(info.shape) >= 2 and info.n_values:
-            made = _find_one(info, infos, settings)
+            made = _find_one(info, infos, settings, read)
             if made is not None:
                 yield made
 
 
-def _find_one(info: TensorInfo, infos: Mapping[str, TensorInfo], settings: Settings) -> Scaled | None:
+def _find_one(info: TensorInfo, infos: Mapping[str, TensorInfo], settings: Settings, read: Reader) -> Scaled | None:
     name = info.name
     stem = name.removesuffix("weight")
     target, divisor = name, 1.0
@@ -130,9 +133,15 @@ def _find_one(info: TensorInfo, infos: Mapping[str, TensorInfo], settings: Setti
             if info.dtype != "int8":
                 continue
             divisor = _LARGEST_INT8
+            layout = infos.get(f"{stem}weight_format")
+            if layout is not None and (layout.n_values != 1 or read.whole(layout.name).reshape(-1)[0] != 0):
+                continue  # Tiles of a GPU: bitsandbytes' other formats.
         zero_name = next((f"{name}{ending}" for ending in ("_zero_point", "_zero") if f"{name}{ending}" in infos), None)
         zeros = infos.get(zero_name) if zero_name is not None else None
         if zeros is not None and zeros.shape != scale.shape:
+            continue
+        # Bytes without a sign are as often something else: half bytes, or fp8 by another name.
+        if (info.dtype == "uint8" and zeros is None) or f"{name}_g_idx" in infos:
             continue
         beside = tuple(other for other in (f"{stem}weight_format",) if stem != name and other in infos)
         made = TensorInfo(
@@ -142,7 +151,7 @@ def _find_one(info: TensorInfo, infos: Mapping[str, TensorInfo], settings: Setti
             role=info.role,
             quantization=Quantization(
                 scheme=_scheme(info.dtype, scale_name, settings),
-                bits=8,
+                bits=_bits(info.dtype, settings),
                 code="int" if info.dtype in ("int8", "uint8") else info.dtype,
                 block=block,
                 is_symmetric=zeros is None,
@@ -160,6 +169,11 @@ def _find_one(info: TensorInfo, infos: Mapping[str, TensorInfo], settings: Setti
             beside=beside,
         )
     return None
+
+
+def _bits(dtype: str, settings: Settings) -> int:
+    """Return the bits of a code: fewer than its byte where the configuration says so."""
+    return settings.bits if settings.bits is not None and settings.bits < 8 and "int" in dtype else 8
 
 
 def _scheme(dtype: str, scale_name: str, settings: Settings) -> str:
@@ -199,5 +213,10 @@ def _length(n: int, count: int, hint: int | None) -> int:
     """Return how many of n values in a row share one of so many scales, or 0 where no length fits."""
     if count in (1, n):
         return n // count if n else 0
-    candidates = (hint, BLOCK, n // count if count else 0, -(-n // count) if count else 0)
-    return next((length for length in candidates if length and -(-n // length) == count), 0)
+    if hint is not None:
+        return hint if -(-n // hint) == count else 0
+    fitting = [length for length in _LENGTHS if -(-n // length) == count]
+    if BLOCK in fitting:
+        return BLOCK
+    # Two lengths that fit say nothing; one of no power of two must at least leave no rest.
+    return fitting[0] if len(fitting) == 1 else n // count if not fitting and n % count == 0 and n // count >= 16 else 0

@@ -50,9 +50,10 @@ class Bitmask:
         name, (_, n_columns) = self.info.name, self.info.shape
         mask = unpack_bits(read.whole(f"{name}.bitmask"), 1, n_columns).view(np.bool_)
         before, n_here = int(np.count_nonzero(mask[:begin])), int(np.count_nonzero(mask[begin:end]))
-        if before + n_here > read.infos[f"{name}.compressed"].n_values:
+        n_stored, n_marked = read.infos[f"{name}.compressed"].n_values, int(np.count_nonzero(mask))
+        if n_marked != n_stored:
             raise CorruptCheckpointError(
-                f"{read.source.label}: tensor {name!r}: its mask has more values than are stored"
+                f"{read.source.label}: tensor {name!r}: its mask has {n_marked} values, and {n_stored} are stored"
             )
         stored = read.flat(f"{name}.compressed", before, before + n_here)
         values = np.zeros((end - begin, n_columns), dtype=np.float32)
