@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from action.changes import Judging, read_changes
 from action.inputs import ActionError
 from action.overlay import make_overlay
+from action.places import report_places
 from action.repository import base_commit, find_repository
 from action.results import WORST_FIRST
 from action.running import CONFIG_NAME, SUFFIXES, Judged, failed_to_judge, judge, known_report_types
@@ -195,10 +196,9 @@ class Court:
 
     def _reports(self) -> dict[str, Path]:
         """Return where the reports go: where the workflow says, else the folder of the Action."""
-        wanted = self.inputs.reports
+        places = report_places(self.inputs, self.runner.workspace)
         return {
-            kind: self.runner.workspace / wanted[kind] if wanted[kind] else self.folder / f"report{SUFFIXES[kind]}"
-            for kind in known_report_types(self.python)
+            kind: places.get(kind, self.folder / f"report{SUFFIXES[kind]}") for kind in known_report_types(self.python)
         }
 
 
