@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from action.inputs import ActionError
 from action.overlay import Link
 from action.repository import LINK, SUBMODULE, Entry, Repository, lfs_pointer
-from action.ways import end_of_link, entries_below, is_below, is_named, links_in, steps_to
+from action.ways import all_steps_to, is_below, links_in, steps_to
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Iterator
 
 _FILES = ("100644", "100755", "100664")
 _MAX_POINTER = 1024
@@ -29,14 +29,14 @@ class Judging:
     ----------
     paths : tuple of str
         ww.yaml and the baseline of the inputs, files or folders.
-    names : frozenset of str
-        Names of the baselines that a run compared with; where they lie it does not tell.
+    baselines : tuple of str
+        What a run compared with.
     models : tuple of str
         What was judged by it.
     """
 
     paths: tuple[str, ...]
-    names: frozenset[str] = frozenset()
+    baselines: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
 
 
@@ -90,81 +90,42 @@ class Changes:
         Raises
         ------
         ActionError
-            A submodule is among them, or a link by which the models are found, too.
+            A submodule is among them, or what the models are found by, too.
         """
         links = links_in(view)
-        places = {step for path in judging.paths for step in steps_to(view, path)}
-        places |= {step for link in links if is_below(link, places) for step in steps_to(view, link)}
-        of_models = {step for model in judging.models for step in steps_to(view, model)}
-        of_models |= {step for link in links if is_below(link, judging.models) for step in steps_to(view, link)}
-        named = [link for link in links if is_named(link, judging.names) and not is_below(link, judging.models)]
-        behind = {step for link in named for step in steps_to(view, link)}
-        files = self._edited(
-            lambda path: (
-                is_below(path, places)
-                or ((is_named(path, judging.names) or is_below(path, behind)) and not is_below(path, of_models))
-                or self._is_recording(path)
-            )
-        )
-        ways = tuple(self._ways(view, judging, places | behind, of_models))
+        places = all_steps_to(view, (*judging.paths, *judging.baselines), links)
+        ways = tuple(self._ways(places))
         # Where a folder became a link, all of it went.
-        gone = self._edited(lambda path: is_below(path, ways)) if ways else ()
-        return tuple(sorted({*files, *ways, *gone}))
+        files = self._edited(lambda path: is_below(path, places) or is_below(path, ways) or self._is_recording(path))
+        edited = tuple(sorted({*files, *ways}))
+        config = {step for path in judging.paths[:1] for step in steps_to(view, path)}
+        of_models = all_steps_to(view, judging.models, links)
+        for path in edited:
+            if path not in config and not self._is_recording(path) and _carries(path, judging.models, of_models):
+                # With what was there before, something else than the pull request's models would be judged.
+                raise ActionError(
+                    f"{path}: this pull request edits it, and both a model and what judges it are found by it: keep "
+                    "them apart, or have the check overridden"
+                )
+        return edited
 
     def _edited(self, is_meant: Callable[[str], bool]) -> tuple[str, ...]:
         return tuple(path for path in sorted({**self.before, **self.after}) if is_meant(path) and self._is_edited(path))
 
-    def _ways(self, view: Path, judging: Judging, places: set[str], of_models: set[str]) -> Iterator[str]:
-        """Yield links that differ and by which a view comes, or came, to what judges."""
+    def _ways(self, places: frozenset[str]) -> Iterator[str]:
+        """Yield links that differ and lie on the way to some places, or in one."""
         for way in sorted({**self.before, **self.after}):
             modes = {entry.mode for entry in (self.before.get(way), self.after.get(way)) if entry is not None}
             if modes.isdisjoint((LINK, SUBMODULE)) or not self._is_edited(way):
                 continue
-            is_on_the_way = any(is_below(place, (way,)) or is_below(way, (place,)) for place in places)
-            if not is_on_the_way and not self._leads_to(view, way, judging.names, of_models):
+            if not is_below(way, places) and not any(is_below(place, (way,)) for place in places):
                 continue
             if SUBMODULE in modes:
                 raise ActionError(
                     f"{way}: this pull request changes a submodule in which ww.yaml or a baseline lies, and nobody can "
                     "tell what it held before: keep what judges outside of it, or have the check overridden"
                 )
-            if is_below(way, of_models) or any(is_below(model, (way,)) for model in of_models):
-                raise ActionError(
-                    f"{way}: this pull request changes a link by which both the models and what judges them are "
-                    "found: give them ways of their own, or have the check overridden"
-                )
             yield way
-
-    def _leads_to(self, view: Path, way: str, names: Collection[str], of_models: set[str]) -> bool:
-        """Tell whether something of some names lies behind a link or submodule, as it is or as it was."""
-        if not names:
-            return False
-        if is_named(way, names) and way not in of_models:
-            return True
-        left: list[str | None] = [way, *self._targets(view, way)]
-        seen: set[str] = set()
-        while left:
-            place = left.pop()
-            if place is None:
-                return True  # Outside the workspace nobody can tell.
-            if place in seen:
-                continue
-            seen.add(place)
-            below = {path for path in (*self.before, *self.after) if path != place and is_below(path, (place,))}
-            if not (view / place).is_symlink():
-                below.update(entries_below(view, place))
-            if any(is_named(os.path.relpath(path, place), names) and path not in of_models for path in below):
-                return True
-            left += [end for path in below for end in self._targets(view, path)]
-        return False
-
-    def _targets(self, view: Path, path: str) -> Iterator[str | None]:
-        """Yield where a link leads in a view, and where it led."""
-        if (view / path).is_symlink():
-            yield end_of_link(view, path, str((view / path).readlink()))
-        before = self.before.get(path)
-        if before is not None and before.mode == LINK and before != self.after.get(path):
-            yield end_of_link(view, path, os.fsdecode(self.repository.content_of(before, path)))
 
     def _is_recording(self, path: str) -> bool:
         """Tell whether a path that the commits have otherwise holds a recording, or held one."""
@@ -216,6 +177,13 @@ def read_changes(repository: Repository, commit: str) -> Changes:
         before=repository.tree_at(revision),
         after=repository.tree_at("HEAD"),
     )
+
+
+def _carries(path: str, models: tuple[str, ...], of_models: frozenset[str]) -> bool:
+    """Tell whether a path is a step to a model, lies above one, or in a folder that a link of a model leads to."""
+    if any(is_below(step, (path,)) for step in of_models):
+        return True
+    return is_below(path, (step for step in of_models if not is_below(step, models)))
 
 
 def _hash_of(entry: Entry, size: int) -> hashlib._Hash:

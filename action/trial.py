@@ -137,9 +137,11 @@ class Court:
         """Return what judges, as far as the inputs tell, and a run with some ww.yaml."""
         if run is None or run.result is None:
             return Judging(paths=self._judging_paths)
+        if any(name and not path for name, path in zip(run.result.baselines, run.result.baseline_paths, strict=True)):
+            raise ActionError("the gate that python has does not say where a baseline is: it is older than this Action")
         return Judging(
             paths=self._judging_paths,
-            names=frozenset(name for name in run.result.baselines if name),
+            baselines=tuple(self._place_of(path, config) for path in run.result.baseline_paths if path),
             models=tuple(self._place_of(path, config) for path in run.result.models),
         )
 
@@ -162,9 +164,9 @@ class Court:
         make_overlay(changes.repository.workspace, view, {path: changes.held_before(path) for path in edited})
         return view
 
-    def _place_of(self, model: str, config: str) -> str:
-        """Return a model's path, which is relative to its ww.yaml or whole, relative to the workspace."""
-        whole = os.path.normpath(self.runner.workspace / PurePosixPath(config).parent / model)
+    def _place_of(self, path: str, config: str) -> str:
+        """Return a path of a result, which is relative to its ww.yaml or whole, relative to the workspace."""
+        whole = os.path.normpath(self.runner.workspace / PurePosixPath(config).parent / path)
         # A run by the files of the base branch sees the workspace elsewhere.
         views = (self.runner.workspace, *self.folder.parent.glob(f"{self.folder.name}-base-*"))
         roots = [os.path.realpath(view) for view in views] + [str(view) for view in views]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from action.repository import GIT_FOLDER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
 _MAX_STEPS = 40
 """Links followed from one path; more are a circle."""
@@ -27,11 +27,6 @@ def inside(path: str, folder: Path) -> str | None:
 def is_below(path: str, places: Iterable[str]) -> bool:
     """Tell whether a path is one of some places or lies in one."""
     return any(place in (".", path) or path.startswith(f"{place}/") for place in places)
-
-
-def is_named(path: str, names: Iterable[str]) -> bool:
-    """Tell whether a path, or a folder that it lies in, has one of some names."""
-    return not set(Path(path).parts).isdisjoint(names)
 
 
 def steps_to(folder: Path, path: str) -> tuple[str, ...]:
@@ -55,25 +50,32 @@ def steps_to(folder: Path, path: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys([path, *found]))
 
 
-def entries_below(folder: Path, place: str = ".") -> Iterator[str]:
-    """Yield everything that lies below a place of a folder, and follow no link on the way down."""
-    for here, folders, files in os.walk(folder / place):
+def links_in(folder: Path) -> tuple[str, ...]:
+    """Return the links in a folder; none is followed to look for more."""
+    found = []
+    for here, folders, files in os.walk(folder):
         if GIT_FOLDER in folders:
             folders.remove(GIT_FOLDER)
-        for name in (*folders, *files):
-            yield (Path(here).relative_to(folder) / name).as_posix()
+        found += [Path(here, name) for name in (*folders, *files)]
+    return tuple(path.relative_to(folder).as_posix() for path in found if path.is_symlink())
 
 
-def links_in(folder: Path) -> tuple[str, ...]:
-    """Return the links in a folder."""
-    return tuple(path for path in entries_below(folder) if (folder / path).is_symlink())
+def all_steps_to(folder: Path, paths: Iterable[str], links: Iterable[str]) -> frozenset[str]:
+    """Return the steps to some paths, and those of every link that lies below one of them.
 
-
-def end_of_link(folder: Path, link: str, target: str) -> str | None:
-    """Return where a link would lead with some target; None where that is outside the folder."""
-    if Path(target).is_absolute() and not Path(target).is_relative_to(folder):
-        return None
-    inside = Path(target).relative_to(folder) if Path(target).is_absolute() else Path(link).parent / target
-    end = os.path.realpath(folder / inside)
-    root = os.path.realpath(folder)
-    return Path(end).relative_to(root).as_posix() if Path(end).is_relative_to(root) else None
+    Parameters
+    ----------
+    folder : Path
+        Where the paths are.
+    paths : iterable of str
+        Files or folders.
+    links : iterable of str
+        All links in the folder.
+    """
+    found: set[str] = set()
+    left = list(paths)
+    while left:
+        new = set(steps_to(folder, left.pop())) - found
+        found |= new
+        left += [link for link in links if link not in found and is_below(link, new)]
+    return frozenset(found)

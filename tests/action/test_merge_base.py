@@ -29,17 +29,20 @@ outcome = "fail" if "strict" in held else words["outcome"]
 model = words.get("model", "model.safetensors")
 print("MODEL", open(model).read() if os.path.exists(model) else "none")
 payload = {"format": 1, "outcome": outcome, "counts": {outcome: 1}, "models": [
-    {"path": model, "baseline": os.path.basename(name) or None, "checks": []}]}
+    {"path": model, "baseline": os.path.basename(name) or None, "baseline_path": name and os.path.abspath(name),
+     "checks": []}]}
 open(reports["json"], "w").write(json.dumps(payload))
 open(reports["md"], "w").write("## Checkpoint gate: " + outcome + "\\n\\nby " + outcome + "\\n")
 sys.exit({"pass": 0, "warn": 0, "fail": 1}[outcome])
 """
 
 
-def judge(harness: Harness, base: str, extra: Mapping[str, str] | None = None, **inputs: str) -> Outcome:
+def judge(
+    harness: Harness, base: str, extra: Mapping[str, str] | None = None, *, body: str = BODY, **inputs: str
+) -> Outcome:
     harness.event_name, harness.event = "pull_request", pull_request(base)
     harness.extra = {"WW_API_TIMEOUT": "0.2", **(extra or {})}
-    fake = write_fake_python(harness.temp.parent, BODY)
+    fake = write_fake_python(harness.temp.parent, body)
     return harness.run(python=str(fake), install="false", comment="off", **inputs)
 
 
@@ -188,6 +191,15 @@ def test_merge_base_with_a_path_takes_that_file_of_the_base(harness: Harness, pr
     assert judge(harness, base, baseline="good.ww.json").outputs["outcome"] == "fail"
 
 
+def test_a_gate_that_does_not_say_where_the_baseline_is_is_too_old(harness: Harness, project: Project) -> None:
+    """It can be only with ``install: false``."""
+    base = project.commit({"ww.yaml": "outcome: pass\nbaseline: good.bin", "good.bin": "x"})
+    body = BODY.replace('"baseline_path"', '"unknown"')
+    outcome = judge(harness, base, body=body)
+    assert outcome.outputs["outcome"] == "error"
+    assert "it is older than this Action" in outcome.of("error")[0].message
+
+
 def test_too_shallow_a_history_is_an_error_that_says_what_to_do(harness: Harness, project: Project) -> None:
     project.commit({"ww.yaml": "outcome: pass"})
     outcome = judge(harness, "e" * 40)
@@ -316,7 +328,7 @@ def test_a_link_between_two_links_is_seen(harness: Harness, project: Project, in
     (store / "current").unlink()
     (store / "current").symlink_to("v0")
     project.commit({})
-    outcome = judge(harness, base, None, **inputs)
+    outcome = judge(harness, base, baseline=inputs.get("baseline", ""))
     assert outcome.is_failed
     assert outcome.outputs["outcome"] == "fail"
     assert "<code>store/current</code>" in outcome.summary
@@ -333,7 +345,7 @@ def test_what_the_links_of_a_baseline_lead_to_is_seen(
     yaml = "outcome: pass\nbaseline: accepted/good.json"
     base = project.commit({"ww.yaml": yaml, "blobs/abc": "strict"})
     project.commit({"blobs/abc": "loose"})
-    outcome = judge(harness, base, None, **inputs)
+    outcome = judge(harness, base, baseline=inputs.get("baseline", ""))
     assert outcome.outputs["config-changed"] == "true"
     assert "blobs/abc" in outcome.summary
     if not inputs:

@@ -73,7 +73,43 @@ def test_a_link_by_which_models_and_baseline_are_found_is_refused(harness: Harne
     project.commit({"v2/good.ww.json": RECORDING})
     outcome = judge(harness, base)
     assert outcome.is_failed
-    assert "data: this pull request changes a link by which both" in outcome.of("error")[0].message
+    assert (
+        "data: this pull request edits it, and both a model and what judges it are found"
+        in outcome.of("error")[0].message
+    )
+
+
+@pytest.mark.parametrize(("place", "target"), [("out", "good"), ("out/model.bin", "../good/model.bin")])
+@pytest.mark.parametrize("more", ["", "\nx: y"], ids=["", "ww.yaml edited, too"])
+def test_a_model_that_becomes_a_link_to_its_baseline_is_refused(
+    harness: Harness, project: Project, place: str, target: str, more: str
+) -> None:
+    """By its own files it would be compared with itself, and with the old baseline that with itself."""
+    text = "outcome: pass\nbaseline: good/model.bin\nmodel: out/model.bin"
+    base = project.commit({"ww.yaml": text, "good/model.bin": "strict", "out/model.bin": "1"})
+    project.git("rm", "--quiet", "-r", "out")
+    link(harness, place, target)
+    project.commit({"ww.yaml": f"{text}{more}", "good/model.bin": "loose"})
+    outcome = judge(harness, base)
+    assert outcome.is_failed
+    assert "good/model.bin: this pull request edits it, and both" in outcome.of("error")[0].message
+
+
+def test_a_model_that_is_its_own_baseline_is_refused(harness: Harness, project: Project) -> None:
+    """As where a pattern of ww.yaml finds the baseline, too."""
+    text = "outcome: pass\nbaseline: out/good.bin\nmodel: out/good.bin"
+    base = project.commit({"ww.yaml": text, "out/good.bin": "strict"})
+    project.commit({"out/good.bin": "loose"})
+    assert judge(harness, base).is_failed
+
+
+def test_a_recording_beside_the_weights_of_a_model_is_that_of_the_base(harness: Harness, project: Project) -> None:
+    text = "outcome: pass\nbaseline: out/good.ww.json\nmodel: out/model.bin"
+    base = project.commit({"ww.yaml": text, "out/good.ww.json": STRICT, "out/model.bin": "1"})
+    project.commit({"out/good.ww.json": RECORDING, "out/model.bin": "2"})
+    outcome = judge(harness, base)
+    assert outcome.outputs["outcome"] == "fail"
+    assert outcome.log.count("MODEL 2") == 2
 
 
 def test_a_link_behind_an_unchanged_link(harness: Harness, project: Project) -> None:
