@@ -228,7 +228,7 @@ def test_a_package_of_a_pull_request_is_never_imported(harness: Harness, project
         assert not (harness.temp / "pwned").exists()
 
 
-@pytest.mark.parametrize("args", ["-vn2", "-p\nxdist.plugin\n-vn2", "-o\naddopts=-p xdist.plugin -n2"])
+@pytest.mark.parametrize("args", ["-vn2", "-p\nxdist.plugin\n-vn2"])
 def test_no_workers_are_started_in_the_workspace(harness: Harness, args: str) -> None:
     """The Python of a worker of pytest-xdist runs without -I, and looks for execnet in the workspace first."""
     pytest.importorskip("xdist")
