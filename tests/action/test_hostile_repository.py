@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from action.programs import find_program
 from tests.action.conftest import Project
 from tests.action.harness import Harness
 from tests.action.test_merge_base import RECORDING, judge
@@ -166,3 +167,18 @@ def test_a_git_of_the_pull_request_is_not_run(harness: Harness, project: Project
     harness.path = os.pathsep.join([folder, str(Path(sys.executable).parent), os.environ["PATH"]])
     assert judge(harness, base).outputs["outcome"] == "fail"
     assert not (harness.temp.parent / "pwned").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a script is no program there")
+def test_programs_come_from_whole_entries_of_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "tool"
+    program.touch(mode=0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", os.pathsep.join(["", ".", os.devnull]))
+    assert find_program("tool") is None
+    assert find_program("./tool") == str(program)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_program("tool") == str(program)
+    assert find_program("tool", outside=[tmp_path]) is None
+    program.chmod(0o644)
+    assert find_program("tool") is None

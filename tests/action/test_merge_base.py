@@ -27,7 +27,7 @@ if "damaged" in held:
     sys.exit(4)
 outcome = "fail" if "strict" in held else words["outcome"]
 model = words.get("model", "model.safetensors")
-print("MODEL", open(model).read() if os.path.exists(model) else "none")
+print("MODEL", open(model).read() if os.path.isfile(model) else "none")
 payload = {"format": 1, "outcome": outcome, "counts": {outcome: 1}, "models": [
     {"path": model, "baseline": os.path.basename(name) or None, "baseline_path": name and os.path.abspath(name),
      "checks": []}]}

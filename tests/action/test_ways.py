@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from action.overlay import make_overlay
 from tests.action.conftest import Project
-from tests.action.harness import Harness
+from tests.action.harness import Harness, noted_arguments
 from tests.action.test_merge_base import RECORDING, judge
 
 CFG = "outcome: pass\nbaseline: cfg/good.bin\nmodel: ../m.bin"
@@ -140,12 +141,38 @@ def test_links_are_those_of_the_base_one_after_the_other(harness: Harness, proje
 
 
 def test_a_folder_that_became_a_link(harness: Harness, project: Project) -> None:
+    """All that was in the folder is back for the second run, also what only the old ww.yaml names."""
     base = project.commit({"cfg/ww.yaml": CFG, "cfg/good.bin": "strict"})
     project.git("rm", "--quiet", "-r", "cfg")
-    project.commit({"other/ww.yaml": CFG, "other/good.bin": "loose"})
+    project.commit({"other/ww.yaml": CFG.replace("cfg/good", "other/new"), "other/new.bin": "loose"})
     link(harness, "cfg", "other")
     project.commit({})
     assert judge(harness, base, config="cfg/ww.yaml").outputs["outcome"] == "fail"
+    assert len(noted_arguments(harness.temp.parent)) == 2
+
+
+def test_a_folder_of_the_base_has_nothing_from_behind_the_link_that_it_became(tmp_path: Path) -> None:
+    workspace = tmp_path / "workspace"
+    (workspace / "other").mkdir(parents=True)
+    (workspace / "other" / "new").touch()
+    (workspace / "cfg").symlink_to("other")
+    make_overlay(workspace, tmp_path / "view", {"cfg": None, "cfg/old": b"old", "cfg/more/old": b"old"})
+    view = tmp_path / "view"
+    assert {path.relative_to(view).as_posix() for path in view.rglob("*") if path.is_file()} == {
+        "cfg/old",
+        "cfg/more/old",
+        "other/new",
+    }
+
+
+def test_ww_yaml_behind_a_link_of_the_models_may_be_edited(harness: Harness, project: Project) -> None:
+    """It is put back for the second run, and the model stays that of the pull request."""
+    link(harness, "latest", "run1")
+    base = project.commit({"run1/ww.yaml": "outcome: fail\nmodel: ../latest", "run1/model.bin": "1"})
+    project.commit({"run1/ww.yaml": "outcome: pass\nmodel: ../latest", "run1/model.bin": "2"})
+    outcome = judge(harness, base, config="run1/ww.yaml")
+    assert outcome.outputs["outcome"] == "fail"
+    assert "own files: **pass**" in outcome.summary
 
 
 def test_a_link_that_became_a_folder(harness: Harness, project: Project) -> None:
