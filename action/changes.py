@@ -94,10 +94,9 @@ class Changes:
         """
         links = links_in(view)
         places = all_steps_to(view, (*judging.paths, *judging.baselines), links)
-        ways = tuple(self._ways(places))
-        # Where a folder became a link, all of it went.
-        files = self._edited(lambda path: is_below(path, places) or is_below(path, ways) or self._is_recording(path))
-        edited = tuple(sorted({*files, *ways}))
+        # Where a folder became a link, all of it went: the link is a place, too.
+        files = self._edited(lambda path: is_below(path, places) or self._is_recording(path))
+        edited = tuple(sorted({*files, *self._ways(places)}))
         config = {step for path in judging.paths[:1] for step in steps_to(view, path)}
         of_models = all_steps_to(view, judging.models, links)
         for path in edited:
