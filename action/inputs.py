@@ -14,6 +14,8 @@ PROFILES = ("", "compression", "finetune")
 COMMENT_MODES = ("always", "changes", "failures", "off")
 MERGE_BASE = "merge-base"
 _OF_INPUTS = ("--ww-model", "--ww-config", "--ww-baseline")
+_OF_WORKERS = re.compile(r"-n.*|-d|--(?:numprocesses|maxprocesses|dist|tx|looponfail)(?:=.*)?")
+_OF_SETTINGS = re.compile(r"(?:-o ?|--override-ini=)?ww_(?:model|config|baseline) *=.*")
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -75,10 +77,7 @@ def read_gate_inputs(environ: Mapping[str, str]) -> GateInputs:
     """
     args = read_lines(environ.get("WW_ARGS", ""))
     for argument in args:
-        option = argument.partition("=")[0]
-        # Who edits what these name would not be seen.
-        if option in _OF_INPUTS:
-            raise ActionError(f"args: {option} has an input of its own: {option.removeprefix('--ww-')}")
+        _check_argument(argument)
     return GateInputs(
         models=read_lines(environ.get("WW_MODEL", "")),
         config=environ.get("WW_CONFIG", "").strip(),
@@ -90,6 +89,20 @@ def read_gate_inputs(environ: Mapping[str, str]) -> GateInputs:
         comment_key=read_key(environ),
         args=args,
     )
+
+
+def _check_argument(argument: str) -> None:
+    option = argument.partition("=")[0][:100]
+    # Who edits what these name would not be seen.
+    if option in _OF_INPUTS:
+        raise ActionError(f"args: {option} has an input of its own: {option.removeprefix('--ww-')}")
+    if _OF_SETTINGS.fullmatch(argument):
+        raise ActionError(f"args: {option} has an input of its own")
+    if argument.startswith("@"):
+        raise ActionError(f"args: {option}: arguments are not read from a file, which a pull request can edit")
+    if _OF_WORKERS.fullmatch(argument):
+        # The run refuses them in any spelling, here in a sentence.
+        raise ActionError(f"args: {option}: no workers of pytest-xdist here; --ww-jobs says how many threads there are")
 
 
 def read_lines(text: str) -> tuple[str, ...]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from action.commands import append_outputs
 from action.inputs import ActionError
+from action.programs import find_program
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ def install(environ: Mapping[str, str], stream: TextIO) -> int:
     ActionError
         The inputs are wrong, or there is no such Python.
     """
-    python = shutil.which(environ.get("WW_PYTHON") or "python3")
+    python = find_program(environ.get("WW_PYTHON") or "python3")
     if python is None:
         raise ActionError("python: not found; put actions/setup-python before")
     wish = environ.get("WW_INSTALL", "true")

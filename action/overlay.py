@@ -14,17 +14,25 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from action.inputs import ActionError
+from action.repository import GIT_FOLDER
+from action.ways import inside
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-GIT_FOLDER = ".git"
 
-Replaced = dict[tuple[str, ...], bytes | None]
-"""Parts of a path -> its content; None where the file is absent."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """A link as it was committed."""
+
+    target: str
 
 
-def make_overlay(workspace: Path, folder: Path, contents: Mapping[str, bytes | None]) -> None:
+Replaced = dict[tuple[str, ...], bytes | Link | None]
+"""Parts of a path -> what is there; None where nothing is."""
+
+
+def make_overlay(workspace: Path, folder: Path, contents: Mapping[str, bytes | Link | None]) -> None:
     """Make the view.
 
     Parameters
@@ -33,7 +41,7 @@ def make_overlay(workspace: Path, folder: Path, contents: Mapping[str, bytes | N
         What is shown.
     folder : Path
         Where the view is made; it must not exist.
-    contents : mapping of str to bytes or None
+    contents : mapping of str to bytes, Link or None
         Path relative to the workspace -> what the view has there; None for nothing.
 
     Raises
@@ -53,36 +61,45 @@ class _View:
     workspace: Path
     folder: Path
 
-    def mirror(self, source: Path, target: Path, replaced: Replaced) -> None:
+    def mirror(self, source: Path | None, target: Path, replaced: Replaced) -> None:
         target.mkdir()
         below: dict[str, Replaced] = defaultdict(dict)
         for (head, *rest), held in replaced.items():
             below[head][tuple(rest)] = held
-        for entry in sorted(source.iterdir()) if source.is_dir() else ():
+        for entry in sorted(source.iterdir()) if source is not None and source.is_dir() else ():
             if entry.name not in below and entry.name != GIT_FOLDER:
                 self._show(entry, target / entry.name)
         for head, inner in below.items():
+            is_replaced = () in inner
             held = inner.pop((), None)
-            if held is not None:
+            if isinstance(held, Link):
+                (target / head).symlink_to(self._lead(target / head, held.target))
+            elif held is not None:
                 (target / head).write_bytes(held)
-            elif inner:
-                self.mirror(source / head, target / head, inner)
+            elif not is_replaced:
+                self.mirror(source / head if source is not None else None, target / head, inner)
+            elif any(each is not None for each in inner.values()):
+                # A folder that became a link: nothing behind the link was ever in it.
+                self.mirror(None, target / head, inner)
 
     def _show(self, entry: Path, target: Path) -> None:
         if entry.is_symlink():
-            target.symlink_to(self._lead(entry))
+            target.symlink_to(self._lead(target, str(entry.readlink())))
         elif entry.is_dir():
             self.mirror(entry, target, {})
         else:
             _place(entry, target)
 
-    def _lead(self, link: Path) -> str:
-        """Return where a link leads in the view."""
-        text, end = str(link.readlink()), os.path.realpath(link)
-        if not Path(end).is_relative_to(self.workspace):
-            return end
-        is_absolute = Path(text).is_absolute()
-        return str(self.folder / Path(end).relative_to(self.workspace)) if is_absolute else text
+    def _lead(self, target: Path, text: str) -> str:
+        """Return what a link of the view holds: one step, since the next is a link of the view, too."""
+        folder = self.workspace / target.parent.relative_to(self.folder)
+        parts = Path(text).parts
+        steps = [os.path.normpath(folder.joinpath(*parts[: n + 1])) for n in range(len(parts))]
+        if not Path(text).is_absolute() and all(Path(step).is_relative_to(self.workspace) for step in steps):
+            return text
+        end = os.path.normpath(folder / text)
+        place = inside(end, self.workspace)
+        return str(self.folder / place) if place is not None else end
 
 
 def _place(file: Path, target: Path) -> None:

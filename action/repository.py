@@ -1,4 +1,8 @@
-"""The git side: what a pull request changed since the merge base, and what stood there."""
+"""The git side: which commits there are and what they hold.
+
+git is asked for objects alone, never for the work tree. How it sees that depends on attributes, filters, an index and
+the settings of whatever looks like a repository on the way, and a pull request can commit all of these.
+"""
 
 from __future__ import annotations
 
@@ -10,26 +14,39 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from action.inputs import ActionError
+from action.programs import find_program
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
+GIT_FOLDER = ".git"
+LINK, SUBMODULE = "120000", "160000"
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _LFS = b"version https://git-lfs.github.com/spec/"
-_ALL = ("-z", "--no-renames", "--no-ext-diff", "--ignore-submodules=none")
-"""Of a diff: every path, and nothing left out because .gitmodules or settings say so."""
+_ENVIRON = {
+    # Of the settings only those of the checkout itself count: HOME may be the workspace.
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_CONFIG_SYSTEM": os.devnull,
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_ATTR_NOSYSTEM": "1",
+    "GIT_NO_REPLACE_OBJECTS": "1",
+    "GIT_OPTIONAL_LOCKS": "0",
+    "GIT_TERMINAL_PROMPT": "0",
+    "LC_ALL": "C",
+}
 
-_LINK, _SUBMODULE = "120000", "160000"
-_FILES = ("100644", "100755", "100664")
-_MAX_STEPS = 40
-"""Links followed from one path; more are a circle."""
 
-_BASELINE_SIGNS = (b'"matrices"', b'"pytest-weightwatcher"')
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """What a commit has at a path: a mode as git writes it, and the name of the content."""
+
+    mode: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repository:
-    """A git work tree inside the workspace; all paths are relative to the workspace, with slashes.
+    """A checkout inside the workspace; all paths are relative to the workspace, with slashes.
 
     Attributes
     ----------
@@ -48,7 +65,7 @@ class Repository:
         ActionError
             The history that was fetched does not reach so far back.
         """
-        found = _git(self.root, "merge-base", "HEAD", commit)
+        found = self._git("merge-base", "HEAD", commit)
         revision = found.stdout.decode("ascii", "replace").strip()
         if found.returncode != 0 or not _COMMIT.fullmatch(revision):
             raise ActionError(
@@ -57,69 +74,70 @@ class Repository:
             )
         return revision
 
-    def changed_since(self, revision: str) -> tuple[str, ...]:
-        """Return the tracked files that differ between a commit and the work tree."""
-        # With --no-renames a renamed file is two: one that went and one that came.
-        found = _git(self.root, "diff", "--name-only", *_ALL, revision, "--")
+    def tree_at(self, revision: str) -> dict[str, Entry]:
+        """Return path -> entry of all files, links and submodules of a commit."""
+        found = self._git("ls-tree", "-r", "-z", "--full-tree", revision)
         if found.returncode != 0:
-            raise ActionError(f"git diff failed: {_complaint(found)}")
+            raise ActionError(f"git ls-tree {revision[:200]} failed: {_complaint(found)}")
         prefix = self.root.relative_to(self.workspace)
-        return tuple((prefix / os.fsdecode(name)).as_posix() for name in found.stdout.split(b"\0") if name)
+        entries = {}
+        for line in found.stdout.split(b"\0")[:-1]:
+            facts, _, path = line.partition(b"\t")
+            mode, _, name = facts.decode("ascii").split(" ")
+            entries[(prefix / os.fsdecode(path)).as_posix()] = Entry(mode=mode, name=name)
+        return entries
 
-    def changed_ways(self, revision: str) -> tuple[str, ...]:
-        """Return the links and submodules that differ between a commit and the work tree.
-
-        What lies behind them changes without a file that would be named as changed.
-        """
-        found = _git(self.root, "diff", "--raw", *_ALL, revision, "--")
-        if found.returncode != 0:
-            raise ActionError(f"git diff failed: {_complaint(found)}")
-        fields = found.stdout.split(b"\0")
-        prefix = self.root.relative_to(self.workspace)
-        return tuple(
-            (prefix / os.fsdecode(name)).as_posix()
-            for modes, name in zip(fields[::2], fields[1::2], strict=False)
-            if {_LINK, _SUBMODULE}.intersection(modes.decode("ascii", "replace").lstrip(":").split(" ")[:2])
-        )
-
-    def links_lead_to(self, is_meant: Callable[[str], bool]) -> frozenset[str]:
-        """Return what tracked links lead to, step by step, inside the work tree.
-
-        Parameters
-        ----------
-        is_meant : callable
-            Tells of a link, relative to the workspace, whether it is asked for.
-        """
-        found = _git(self.root, "ls-files", "-s", "-z")
-        if found.returncode != 0:
-            raise ActionError(f"git ls-files failed: {_complaint(found)}")
-        prefix = self.root.relative_to(self.workspace)
-        entries = (entry.partition(b"\t") for entry in found.stdout.split(b"\0") if entry.startswith(_LINK.encode()))
-        links = ((prefix / os.fsdecode(name)).as_posix() for _, _, name in entries)
-        return frozenset(step for link in links if is_meant(link) for step in steps_to(self.workspace, link))
-
-    def content_at(self, revision: str, path: str) -> bytes | None:
-        """Return what a file held at a commit; None where there was no such file.
+    def content_of(self, entry: Entry, path: str) -> bytes:
+        """Return the content of a file or link, as it was committed.
 
         Raises
         ------
         ActionError
-            The file is kept by git-lfs, whose contents git does not have, or was not fetched.
+            It was not fetched.
         """
-        place = (self.workspace / path).relative_to(self.root).as_posix()
-        name = f"{revision}:{place}"
-        # The tree tells what there was; that a content cannot be had does not mean that there was none.
-        listed = _git(self.root, "ls-tree", "-z", "--full-tree", revision, "--", place)
-        if listed.returncode != 0:
-            raise ActionError(f"git ls-tree {name[:200]} failed: {_complaint(listed)}")
-        if listed.stdout.partition(b" ")[0].decode("ascii", "replace") not in _FILES:
-            return None
-        found = _git(self.root, "show", "--no-textconv", name)
+        found = self._git("cat-file", "blob", entry.name)
         if found.returncode != 0:
-            raise ActionError(f"git show {name[:200]} failed: {_complaint(found)}")
-        if found.stdout.startswith(_LFS):
-            raise ActionError(f"{path[:200]}: kept by git-lfs; compare with a recorded baseline file instead")
+            raise ActionError(f"git cat-file failed on {path[:200]}: {_complaint(found)}")
         return found.stdout
+
+    def refuse_foreign_settings(self) -> None:
+        """Refuse a checkout whose own settings include a file of the work tree.
+
+        Raises
+        ------
+        ActionError
+            They do, so that a pull request could tell git what to run.
+        """
+        found = self._git("config", "--list", "--includes", "--show-origin", "--name-only", "-z")
+        if found.returncode != 0:
+            raise ActionError(f"git cannot read the repository: {_complaint(found)}")
+        for field in found.stdout.split(b"\0")[::2]:
+            place = Path(os.path.realpath(self.root / os.fsdecode(field.removeprefix(b"file:"))))
+            inside = place.parts[len(self.workspace.parts) :] if place.is_relative_to(self.workspace) else ()
+            if field.startswith(b"file:") and inside and GIT_FOLDER not in inside:
+                raise ActionError(
+                    f"the settings of git include {'/'.join(inside)[:200]}, which a pull request can edit"
+                )
+
+    def _git(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+        program = find_program("git", outside=[self.workspace])
+        if program is None:
+            raise ActionError("git is needed to see what a pull request edits, and was not found")
+        environ = {name: value for name, value in os.environ.items() if not name.upper().startswith("GIT_")}
+        # Told where the repository is, git looks for no other.
+        environ |= {**_ENVIRON, "GIT_DIR": str(self.root / GIT_FOLDER), "GIT_WORK_TREE": str(self.root)}
+        command = [
+            program,
+            "--no-pager",
+            "-c",
+            "core.fsmonitor=false",
+            "-c",
+            f"core.hooksPath={os.devnull}",
+            *arguments,
+        ]
+        return subprocess.run(  # noqa: S603 (a list, and no shell)
+            command, cwd=self.root, env=environ, capture_output=True, check=False, stdin=subprocess.DEVNULL
+        )
 
 
 def base_commit(event_name: str, event: Mapping[str, Any]) -> str | None:
@@ -136,126 +154,42 @@ def base_commit(event_name: str, event: Mapping[str, Any]) -> str | None:
 
 
 def find_repository(workspace: Path, paths: Iterable[str]) -> Repository | None:
-    """Return the work tree that holds the first of some paths that lies in one, or the workspace itself.
+    """Return the checkout that holds the first of some paths that lies in one, or the workspace itself.
+
+    It is known by ``.git``, the one name that git never commits, and it is the outermost: what lies deeper, a submodule
+    or what git takes for a bare repository, may be the pull request's.
 
     Raises
     ------
     ActionError
-        git is missing, or refuses to look.
+        git is missing, or cannot read it.
     """
-    for path in (*paths, ""):
-        folder = (workspace / path).parent if path else workspace
-        while not folder.is_dir():
-            folder = folder.parent
-        found = _git(folder, "rev-parse", "--show-toplevel")
-        root = _outermost(Path(os.fsdecode(found.stdout.rstrip(b"\n"))).resolve(), workspace.resolve())
-        if found.returncode == 0 and root.is_relative_to(workspace.resolve()):
-            return Repository(root=root, workspace=workspace.resolve())
-        if found.returncode != 0 and b"not a git repository" not in found.stderr:
-            raise ActionError(f"git cannot read the repository: {_complaint(found)}")
+    workspace = workspace.resolve()
+    for path in paths:
+        for folder in _way_down(workspace, path):
+            root = folder.resolve()
+            if os.path.lexists(folder / GIT_FOLDER) and root.is_relative_to(workspace):
+                repository = Repository(root=root, workspace=workspace)
+                repository.refuse_foreign_settings()
+                return repository
     return None
 
 
-def _outermost(root: Path, workspace: Path) -> Path:
-    """Return the work tree that a submodule belongs to: the pull request may have put it there."""
-    for _ in range(_MAX_STEPS):
-        found = _git(root, "rev-parse", "--show-superproject-working-tree") if root.is_dir() else None
-        above = os.fsdecode(found.stdout.rstrip(b"\n")) if found is not None and found.returncode == 0 else ""
-        if not above or not Path(above).resolve().is_relative_to(workspace):
-            return root
-        root = Path(above).resolve()
-    return root
+def _way_down(workspace: Path, path: str) -> Iterator[Path]:
+    """Yield the workspace, then the folders down to a path as it is written, then as links lead."""
+    for end in (os.path.normpath(workspace / path), os.path.realpath(workspace / path)):
+        yield workspace
+        if Path(end).is_relative_to(workspace):
+            yield from (workspace / folder for folder in reversed(Path(end).relative_to(workspace).parents))
 
 
-def steps_to(workspace: Path, path: str) -> tuple[str, ...]:
-    """Return a path, every link on the way to what it leads to, and that; relative to the workspace, inside it."""
-    found: list[str] = []
-    parts = list(Path(path).parts)
-    at = workspace
-    n_links = 0
-    while parts:
-        part = parts.pop(0)
-        at = at.parent if part == ".." else at / part
-        if at.is_symlink() and n_links < _MAX_STEPS:
-            n_links += 1
-            if at.is_relative_to(workspace):
-                found.append(at.relative_to(workspace).as_posix())
-            # Joined to a folder, a target from the root begins there again.
-            at, parts = at.parent, [*at.readlink().parts, *parts]
-    end = Path(os.path.normpath(at))
-    if end.is_relative_to(workspace):
-        found.append(end.relative_to(workspace).as_posix())
-    return tuple(dict.fromkeys([path, *found]))
-
-
-def edited_files(repository: Repository, revision: str, named: Iterable[str]) -> tuple[str, ...]:
-    """Return which of the files that judge a pull request it edits.
-
-    Parameters
-    ----------
-    repository : Repository
-        The work tree.
-    revision : str
-        The merge base.
-    named : iterable of str
-        ww.yaml and the baseline of the inputs, files or folders. Recordings that only ww.yaml names are found by
-        what they hold, before or after.
-    """
-    steps = {step for path in named for step in steps_to(repository.workspace, path)}
-    places = steps | repository.links_lead_to(lambda link: is_below(link, steps))
-    return tuple(
-        path
-        for path in repository.changed_since(revision)
-        if is_below(path, places) or _is_recording(repository, revision, path)
-    )
-
-
-def moved_way(repository: Repository, revision: str, named: Iterable[str], *, are_all_named: bool) -> str | None:
-    """Return a link or submodule that the pull request changes and that may lead to what judges it.
-
-    Parameters
-    ----------
-    repository : Repository
-        The work tree.
-    revision : str
-        The merge base.
-    named : iterable of str
-        ww.yaml and the baseline of the inputs.
-    are_all_named : bool
-        Whether these are all; where ww.yaml names baselines, any link may lead to one.
-    """
-    named = tuple(named)
-    places = {step for path in named for step in steps_to(repository.workspace, path)}
-    places |= repository.links_lead_to(lambda link: is_below(link, named))
-    for way in repository.changed_ways(revision):
-        if not are_all_named or any(is_below(place, (way,)) or is_below(way, (place,)) for place in places):
-            return way
-    return None
-
-
-def is_below(path: str, places: Iterable[str]) -> bool:
-    """Tell whether a path is one of some places or lies in one."""
-    return any(path == place or path.startswith(f"{place}/") for place in places)
-
-
-def _is_recording(repository: Repository, revision: str, path: str) -> bool:
-    if not path.endswith(".json"):
-        return False
-    file = repository.workspace / path
-    now = file.read_bytes() if file.is_file() else b""
-    before = repository.content_at(revision, path) or b""
-    return any(all(sign in content for sign in _BASELINE_SIGNS) for content in (now, before))
-
-
-def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    environ = {**os.environ, "LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0"}
-    command = ["git", "-c", "core.fsmonitor=false", *arguments]
-    try:
-        return subprocess.run(  # noqa: S603 (a list, and no shell)
-            command, cwd=folder, env=environ, capture_output=True, check=False, stdin=subprocess.DEVNULL
-        )
-    except FileNotFoundError as error:
-        raise ActionError("git is needed to see what a pull request edits, and was not found") from error
+def lfs_pointer(content: bytes) -> tuple[str, int] | None:
+    """Return the SHA-256 and the size of what git-lfs keeps in place of a content; None where it keeps nothing."""
+    if not content.startswith(_LFS):
+        return None
+    facts = dict(line.split(" ", 1) for line in content.decode("utf-8", "replace").splitlines() if " " in line)
+    name, size = facts.get("oid", ""), facts.get("size", "")
+    return name.removeprefix("sha256:"), int(size) if size.isascii() and size.isdigit() else -1
 
 
 def _complaint(found: subprocess.CompletedProcess[bytes]) -> str:

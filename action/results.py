@@ -49,8 +49,8 @@ class Result:
         Checks by verdict.
     findings : tuple of Finding
         Worst verdict first, then those furthest beyond their limit, then in the order of the file.
-    models, baselines : tuple of str
-        Paths of the models; for each the name of its baseline, empty where it has none.
+    models, baselines, baseline_paths : tuple of str
+        Paths of the models; for each the name of its baseline and its path, empty where it has none.
     """
 
     outcome: str
@@ -58,6 +58,7 @@ class Result:
     findings: tuple[Finding, ...]
     models: tuple[str, ...]
     baselines: tuple[str, ...]
+    baseline_paths: tuple[str, ...]
 
     @property
     def n_failed(self) -> int:
@@ -89,6 +90,7 @@ def _result(payload: Mapping[str, Any]) -> Result:
         findings=tuple(sorted(findings, key=lambda finding: (WORST_FIRST.index(finding.verdict), -finding.excess))),
         models=tuple(str(model["path"]) for model in payload["models"]),
         baselines=tuple(str(model["baseline"] or "") for model in payload["models"]),
+        baseline_paths=tuple(str(model.get("baseline_path") or "") for model in payload["models"]),
     )
 
 

@@ -22,6 +22,7 @@ CONFIG_NAME = "ww.yaml"
 SUFFIXES = {"json": ".json", "md": ".md", "html": ".html"}
 _TAIL = 64 * 1024
 _HIDDEN = ("GITHUB_OUTPUT", "GITHUB_ENV", "GITHUB_PATH", "GITHUB_STATE", "GITHUB_STEP_SUMMARY")
+_WORKERS = ("xdist", "xdist.plugin", "xdist.looponfail", "looponfail")
 _FOREIGN = ("PYTEST_ADDOPTS", "PYTEST_PLUGINS")
 
 
@@ -92,6 +93,8 @@ def pytest_arguments(inputs: GateInputs, reports: Mapping[str, Path], settings: 
         *([f"--ww-fail-on={inputs.fail_on}"] if inputs.fail_on else []),
         *(f"--ww-report={kind}:{path}" for kind, path in reports.items()),
         *inputs.args,
+        # Last, so that nothing before it brings them back. Workers are started without -I, in the workspace.
+        *(part for name in _WORKERS for part in ("-p", f"no:{name}")),
     ]
 
 

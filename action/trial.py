@@ -7,22 +7,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from action.changes import Judging, read_changes
 from action.inputs import ActionError
 from action.overlay import make_overlay
-from action.repository import base_commit, edited_files, find_repository, is_below, moved_way, steps_to
+from action.places import report_places
+from action.repository import base_commit, find_repository
 from action.results import WORST_FIRST
 from action.running import CONFIG_NAME, SUFFIXES, Judged, failed_to_judge, judge, known_report_types
+from action.ways import inside, is_below
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import TextIO
 
+    from action.changes import Changes
     from action.inputs import GateInputs
-    from action.repository import Repository
     from action.runner import Runner
 
 OWN = "own"
 BASE = "base"
+_MAX_VIEWS = 10
+"""Views of the base branch, each made since the one before led to more; no honest pull request needs three."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,19 +99,14 @@ class Court:
     def hold(self) -> Trial:
         """Judge by the files as they are, by those of the merge base, or by both."""
         commit = base_commit(self.runner.event_name, self.runner.event)
-        judging = tuple(path for path in (self.config, self.inputs.baseline_path) if path)
-        repository = find_repository(self.runner.workspace, judging) if commit else None
+        repository = find_repository(self.runner.workspace, self._judging_paths) if commit else None
         if commit is None or repository is None:
             return self._without_base(is_merge=commit is not None)
-        revision = repository.merge_base(commit)
-        way = moved_way(repository, revision, judging, are_all_named=bool(self.inputs.baseline_path))
-        if way is not None:
-            # What lies behind it cannot be held against the base branch file by file, so nobody passes by it.
-            raise ActionError(
-                f"{way}: this pull request changes a link or submodule behind which ww.yaml or a baseline may lie; "
-                "change it by itself, and judge the model after that"
-            )
-        return self._with_base(repository, revision, edited_files(repository, revision, judging))
+        return self._with_base(read_changes(repository, commit))
+
+    @property
+    def _judging_paths(self) -> tuple[str, ...]:
+        return tuple(path for path in (self.config, self.inputs.baseline_path) if path)
 
     def _without_base(self, *, is_merge: bool) -> Trial:
         notes: tuple[str, ...] = ()
@@ -119,43 +119,54 @@ class Court:
             notes = (f"no merge base on the event {self.runner.event_name}: judged by the files of this commit",)
         return Trial(runs={OWN: self._judge_own()}, notes=notes)
 
-    def _with_base(self, repository: Repository, revision: str, edited: tuple[str, ...]) -> Trial:
+    def _with_base(self, changes: Changes) -> Trial:
         runs: dict[str, Judged] = {}
+        workspace = changes.repository.workspace
+        edited = changes.edited(workspace, self._judging())
         if not (edited and self.inputs.uses_merge_base):
             runs[OWN] = self._judge_own()
-            edited += self._edited_baselines(repository, revision, runs[OWN], edited)
+            edited = _joined(edited, changes.edited(workspace, self._judging(runs[OWN], self.config)))
         if edited:
-            base = self._judge_base(repository, revision, edited)
-            more = self._edited_baselines(repository, revision, base, edited)
-            edited += more
-            runs[BASE] = self._judge_base(repository, revision, edited) if more else base
+            runs[BASE], edited = self._judge_base(changes, edited)
         if self.inputs.uses_merge_base:
             decided = runs.get(BASE) or runs[OWN]
-            runs = {BASE if edited else OWN: _with_baseline(decided, revision)}
-        return Trial(runs=runs, edited=edited, revision=revision)
+            runs = {BASE if edited else OWN: _with_baseline(decided, changes.revision)}
+        return Trial(runs=runs, edited=edited, revision=changes.revision)
 
-    def _edited_baselines(
-        self, repository: Repository, revision: str, run: Judged, known: tuple[str, ...]
-    ) -> tuple[str, ...]:
-        """Return files of checkpoints that served as a baseline and that the pull request edits, beside known ones."""
-        if run.result is None:
-            return ()
-        names = {name for name in run.result.baselines if name}
-        models = {self._place_of(path) for path in run.result.models}
-        of_models = {step for model in models for step in steps_to(repository.workspace, model)}
-        of_models |= repository.links_lead_to(lambda link: is_below(link, models))
-        behind = repository.links_lead_to(lambda link: _is_named(link, names) and not is_below(link, models))
-        return tuple(
-            path
-            for path in repository.changed_since(revision)
-            if (_is_named(path, names) or is_below(path, behind))
-            and not is_below(path, of_models)
-            and path not in known
+    def _judging(self, run: Judged | None = None, config: str = "") -> Judging:
+        """Return what judges, as far as the inputs tell, and a run with some ww.yaml."""
+        if run is None or run.result is None:
+            return Judging(paths=self._judging_paths)
+        if any(name and not path for name, path in zip(run.result.baselines, run.result.baseline_paths, strict=True)):
+            raise ActionError("the gate that python has does not say where a baseline is: it is older than this Action")
+        return Judging(
+            paths=self._judging_paths,
+            baselines=tuple(self._place_of(path, config) for path in run.result.baseline_paths if path),
+            models=tuple(self._place_of(path, config) for path in run.result.models),
         )
 
-    def _place_of(self, model: str) -> str:
-        """Return a model's path, which is relative to its ww.yaml or whole, relative to the workspace."""
-        whole = os.path.normpath(self.runner.workspace / PurePosixPath(self.config).parent / model)
+    def _judge_base(self, changes: Changes, edited: tuple[str, ...]) -> tuple[Judged, tuple[str, ...]]:
+        """Judge by the merge base, and again as long as what it says leads to more that the pull request edits."""
+        for _ in range(_MAX_VIEWS):
+            view = self._view(changes, edited)
+            more = _joined(edited, changes.edited(view, self._judging()))
+            if more == edited:
+                inputs = self._inputs_in(view, changes, edited)
+                run = self._judge_view(view, inputs, changes.revision)
+                more = _joined(edited, changes.edited(view, self._judging(run, inputs.config or CONFIG_NAME)))
+                if more == edited:
+                    return run, edited
+            edited = more
+        raise ActionError("what judges this pull request leads on and on to what it edits")
+
+    def _view(self, changes: Changes, edited: tuple[str, ...]) -> Path:
+        view = self.folder.resolve().with_name(f"{self.folder.name}-base-{len(edited)}")
+        make_overlay(changes.repository.workspace, view, {path: changes.held_before(path) for path in edited})
+        return view
+
+    def _place_of(self, path: str, config: str) -> str:
+        """Return a path of a result, which is relative to its ww.yaml or whole, relative to the workspace."""
+        whole = os.path.normpath(self.runner.workspace / PurePosixPath(config).parent / path)
         # A run by the files of the base branch sees the workspace elsewhere.
         views = (self.runner.workspace, *self.folder.parent.glob(f"{self.folder.name}-base-*"))
         roots = [os.path.realpath(view) for view in views] + [str(view) for view in views]
@@ -165,21 +176,17 @@ class Court:
     def _judge_own(self) -> Judged:
         return self._judge(self.inputs, self._reports(), self.runner.workspace)
 
-    def _judge_base(self, repository: Repository, revision: str, edited: tuple[str, ...]) -> Judged:
-        contents = {path: repository.content_at(revision, path) for path in edited}
-        folder = self.folder.with_name(f"{self.folder.name}-base-{len(edited)}")
-        make_overlay(self.runner.workspace, folder, contents)
+    def _judge_view(self, view: Path, inputs: GateInputs, revision: str) -> Judged:
         reports = {kind: self.folder / f"base-report{SUFFIXES[kind]}" for kind in known_report_types(self.python)}
-        absent = {path for path, held in contents.items() if held is None}
-        if self.inputs.uses_merge_base and self.inputs.baseline_path in absent:
-            raise ActionError(f"the merge base {revision[:12]} has no {self.inputs.baseline_path}: merge one first")
-        inputs = self._without(absent)
         self.stream.write(f"Judging by the files of the base branch as of {revision[:12]}\n")
-        return self._judge(inputs, reports, folder)
+        return self._judge(inputs, reports, view)
 
-    def _without(self, absent: set[str]) -> GateInputs:
+    def _inputs_in(self, view: Path, changes: Changes, edited: tuple[str, ...]) -> GateInputs:
         """Return the inputs without what the base branch does not have yet."""
         inputs = self.inputs
+        absent = {path for path in self._judging_paths if is_below(path, edited) and not (view / path).exists()}
+        if inputs.uses_merge_base and inputs.baseline_path in absent:
+            raise ActionError(f"the merge base {changes.revision[:12]} has no {inputs.baseline_path}: merge one first")
         if inputs.config in absent:
             inputs = replace(inputs, config="")
         return replace(inputs, baseline="") if inputs.baseline_path in absent else inputs
@@ -191,10 +198,9 @@ class Court:
 
     def _reports(self) -> dict[str, Path]:
         """Return where the reports go: where the workflow says, else the folder of the Action."""
-        wanted = self.inputs.reports
+        places = report_places(self.inputs, self.runner.workspace)
         return {
-            kind: self.runner.workspace / wanted[kind] if wanted[kind] else self.folder / f"report{SUFFIXES[kind]}"
-            for kind in known_report_types(self.python)
+            kind: places.get(kind, self.folder / f"report{SUFFIXES[kind]}") for kind in known_report_types(self.python)
         }
 
 
@@ -214,13 +220,16 @@ def relative_inputs(inputs: GateInputs, workspace: Path) -> GateInputs:
     )
 
 
-def _is_named(path: str, names: set[str]) -> bool:
-    """Tell whether a path, or a folder that it lies in, has one of some names."""
-    return bool(names.intersection(Path(path).parts))
+def _joined(some: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys([*some, *more]))
 
 
 def _relative(path: str, workspace: Path) -> str:
-    return os.path.normpath(_inside(path, workspace)) if path else ""
+    """Return a path that is not a pattern without the workspace before it, by whatever name it calls that."""
+    if not path:
+        return ""
+    place = inside(path, workspace) if Path(path).is_absolute() else None
+    return os.path.normpath(path if place is None else place)
 
 
 def _inside(path: str, workspace: Path) -> str:

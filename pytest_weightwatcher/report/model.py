@@ -143,6 +143,7 @@ class Model(_Part):
     config: str | None = Field(default=None, description="File name of its ww.yaml.")
     line: Count | None = Field(default=None, description="Line of ww.yaml at which its entry begins.")
     baseline: str | None = None
+    baseline_path: str | None = Field(default=None, description="Where it is, relative to ww.yaml or whole.")
     profile: str | None = None
     question: str | None = Field(default=None, description="What the profile asks.")
     n_planned: Count | None = Field(default=None, description="Checks planned of this model.")

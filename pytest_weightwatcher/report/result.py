@@ -18,6 +18,7 @@ from spectral.metrics import summarise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from pytest_weightwatcher.checks import Rule
     from pytest_weightwatcher.gate import Check
@@ -180,10 +181,11 @@ class ResultBuilder:
         reports.sort(key=lambda payload: (payload["layer_index"], payload["check"]["id"]))
         min_evals = description.options.min_evals
         return {
-            "path": _shown_path(model),
+            "path": _shown_path(model.path, model.folder),
             "config": None if model.config.path is None else model.config.path.name,
             "line": model.line,
             "baseline": model.baseline.path.name if model.baseline is not None else None,
+            "baseline_path": None if model.baseline is None else _shown_path(model.baseline.path, model.folder),
             "profile": model.profile.name if model.baseline is not None else None,
             "question": model.profile.question if model.baseline is not None else None,
             "n_planned": sum(map(self._n_planned, same)),
@@ -254,11 +256,9 @@ def _spec_payload(spec: MatrixSpec) -> dict[str, Any]:
     }
 
 
-def _shown_path(model: CheckedModel) -> str:
-    """Return the path of a model relative to its ww.yaml, or whole where it lies elsewhere."""
-    if model.path.is_relative_to(model.folder):
-        return model.path.relative_to(model.folder).as_posix()
-    return model.path.as_posix()
+def _shown_path(path: Path, folder: Path) -> str:
+    """Return a path relative to the folder of ww.yaml, or whole where it lies elsewhere."""
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.as_posix()
 
 
 def _number(value: float | None) -> float | int | None:

@@ -246,7 +246,9 @@ def fake_result(outcome: str, checks: Sequence[Mapping[str, Any]] = (), model: s
         "format": 1,
         "outcome": outcome,
         "counts": {name: verdicts.count(name) for name in ("error", "fail", "warn", "inconclusive", "pass")},
-        "models": [{"path": model, "baseline": "good.ww.json", "checks": list(checks)}],
+        "models": [
+            {"path": model, "baseline": "good.ww.json", "baseline_path": "good.ww.json", "checks": list(checks)}
+        ],
     }
     code = {"pass": 0, "warn": 0, "fail": 1, "error": 1, "inconclusive": 5}[outcome]
     return (

@@ -56,8 +56,49 @@ def test_paths_reach_pytest_behind_their_option(harness: Harness, fake: Path, va
 def test_further_arguments_are_one_a_line(harness: Harness, fake: Path, value: str) -> None:
     harness.run(python=str(fake), install="false", args=f"-k\n{value}")
     (arguments,) = noted_arguments(fake.parent)
-    assert arguments[-2:] == ["-k", value]
+    assert arguments[: arguments.index("no:xdist") - 1][-2:] == ["-k", value]
     assert not list(fake.parent.rglob("pwned"))
+
+
+@pytest.mark.parametrize(
+    "argument",
+    ["-n2", "-n", "-n=auto", "--numprocesses=2", "--dist=load", "--dist", "-d", "--tx=popen", "--looponfail"],
+)
+def test_workers_are_refused_in_a_sentence(harness: Harness, fake: Path, argument: str) -> None:
+    outcome = harness.run(python=str(fake), install="false", args=argument)
+    assert outcome.is_failed
+    assert "no workers of pytest-xdist here" in outcome.of("error")[0].message
+    assert not (fake.parent / "argv.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("@more", "arguments are not read from a file"),
+        ("ww_config=other.yaml", "has an input of its own"),
+        ("-oww_baseline=x.json", "has an input of its own"),
+        ("--override-ini=ww_model = x.pt", "has an input of its own"),
+    ],
+)
+def test_what_would_hide_who_judges_is_refused(harness: Harness, fake: Path, argument: str, expected: str) -> None:
+    outcome = harness.run(python=str(fake), install="false", args=f"-v\n{argument}")
+    assert expected in outcome.of("error")[0].message
+    assert not (fake.parent / "argv.json").exists()
+
+
+def test_nothing_brings_the_workers_back(harness: Harness, fake: Path) -> None:
+    harness.run(python=str(fake), install="false", args="-p\nxdist.plugin\n-vn2")
+    (arguments,) = noted_arguments(fake.parent)
+    assert arguments[-8:] == [
+        "-p",
+        "no:xdist",
+        "-p",
+        "no:xdist.plugin",
+        "-p",
+        "no:xdist.looponfail",
+        "-p",
+        "no:looponfail",
+    ]
 
 
 def test_settings_and_conftest_of_the_repository_are_not_read(harness: Harness, fake: Path) -> None:

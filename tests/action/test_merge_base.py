@@ -6,6 +6,8 @@ The fake pytest does what ww.yaml of its folder says, so that each run tells by 
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -25,19 +27,22 @@ if "damaged" in held:
     sys.exit(4)
 outcome = "fail" if "strict" in held else words["outcome"]
 model = words.get("model", "model.safetensors")
-print("MODEL", open(model).read() if os.path.exists(model) else "none")
+print("MODEL", open(model).read() if os.path.isfile(model) else "none")
 payload = {"format": 1, "outcome": outcome, "counts": {outcome: 1}, "models": [
-    {"path": model, "baseline": os.path.basename(name) or None, "checks": []}]}
+    {"path": model, "baseline": os.path.basename(name) or None, "baseline_path": name and os.path.abspath(name),
+     "checks": []}]}
 open(reports["json"], "w").write(json.dumps(payload))
 open(reports["md"], "w").write("## Checkpoint gate: " + outcome + "\\n\\nby " + outcome + "\\n")
 sys.exit({"pass": 0, "warn": 0, "fail": 1}[outcome])
 """
 
 
-def judge(harness: Harness, base: str, **inputs: str) -> Outcome:
+def judge(
+    harness: Harness, base: str, extra: Mapping[str, str] | None = None, *, body: str = BODY, **inputs: str
+) -> Outcome:
     harness.event_name, harness.event = "pull_request", pull_request(base)
-    harness.extra = {"WW_API_TIMEOUT": "0.2"}
-    fake = write_fake_python(harness.temp.parent, BODY)
+    harness.extra = {"WW_API_TIMEOUT": "0.2", **(extra or {})}
+    fake = write_fake_python(harness.temp.parent, body)
     return harness.run(python=str(fake), install="false", comment="off", **inputs)
 
 
@@ -186,6 +191,15 @@ def test_merge_base_with_a_path_takes_that_file_of_the_base(harness: Harness, pr
     assert judge(harness, base, baseline="good.ww.json").outputs["outcome"] == "fail"
 
 
+def test_a_gate_that_does_not_say_where_the_baseline_is_is_too_old(harness: Harness, project: Project) -> None:
+    """It can be only with ``install: false``."""
+    base = project.commit({"ww.yaml": "outcome: pass\nbaseline: good.bin", "good.bin": "x"})
+    body = BODY.replace('"baseline_path"', '"unknown"')
+    outcome = judge(harness, base, body=body)
+    assert outcome.outputs["outcome"] == "error"
+    assert "it is older than this Action" in outcome.of("error")[0].message
+
+
 def test_too_shallow_a_history_is_an_error_that_says_what_to_do(harness: Harness, project: Project) -> None:
     project.commit({"ww.yaml": "outcome: pass"})
     outcome = judge(harness, "e" * 40)
@@ -219,6 +233,7 @@ def test_a_merge_queue_has_a_base_too(harness: Harness, project: Project) -> Non
 
 
 def test_a_repository_below_the_workspace_is_found(harness: Harness, project: Project) -> None:
+    shutil.rmtree(harness.workspace / ".git")
     inner = Project(folder=harness.workspace / "sub")
     inner.folder.mkdir()
     inner.git("init", "--quiet")
@@ -242,13 +257,12 @@ def test_a_folder_by_another_way_does_not_help(harness: Harness, project: Projec
     way.symlink_to("v0")
     project.commit({"train.py": "2"})
     outcome = judge(harness, base)
-    assert outcome.is_failed
-    assert outcome.outputs["outcome"] == "error"
-    assert "changes a link or submodule" in outcome.summary
+    assert outcome.outputs["outcome"] == "fail"
+    assert "**Baseline changed in this pull request**: <code>bl/now</code>." in outcome.summary
 
 
 def test_the_folder_of_the_config_by_another_way(harness: Harness, project: Project) -> None:
-    project.commit({"a/ww.yaml": "outcome: fail", "examples/ww.yaml": "outcome: pass"})
+    project.commit({"a/ww.yaml": "outcome: fail\nmodel: ../m", "examples/ww.yaml": "outcome: pass\nmodel: ../m"})
     way = harness.workspace / "gate"
     way.symlink_to("a")
     base = project.commit({"train.py": "1"})
@@ -256,7 +270,9 @@ def test_the_folder_of_the_config_by_another_way(harness: Harness, project: Proj
     way.unlink()
     way.symlink_to("examples")
     project.commit({"train.py": "2"})
-    assert judge(harness, base, config="gate/ww.yaml").is_failed
+    outcome = judge(harness, base, config="gate/ww.yaml")
+    assert outcome.outputs["outcome"] == "fail"
+    assert "own files: **pass**" in outcome.summary
 
 
 def test_a_link_elsewhere_is_nobodys_business(harness: Harness, project: Project) -> None:
@@ -283,7 +299,7 @@ def test_a_submodule_is_seen_whatever_gitmodules_says(harness: Harness, project:
     project.commit({".gitmodules": f"{modules}\tignore = all\n"})
     outcome = judge(harness, base)
     assert outcome.is_failed
-    assert "bl: this pull request changes a link or submodule" in outcome.of("error")[0].message
+    assert "bl: this pull request changes a submodule in which" in outcome.of("error")[0].message
 
 
 def test_a_folder_that_became_a_submodule_is_seen(harness: Harness, project: Project) -> None:
@@ -298,7 +314,7 @@ def test_a_folder_that_became_a_submodule_is_seen(harness: Harness, project: Pro
     project.commit({})
     outcome = judge(harness, base, config="cfg/ww.yaml")
     assert outcome.is_failed
-    assert "changes a link or submodule" in outcome.of("error")[0].message
+    assert "changes a submodule in which" in outcome.of("error")[0].message
 
 
 @pytest.mark.parametrize("inputs", [{}, {"baseline": "accepted.json"}], ids=["ww.yaml", "input"])
@@ -312,9 +328,10 @@ def test_a_link_between_two_links_is_seen(harness: Harness, project: Project, in
     (store / "current").unlink()
     (store / "current").symlink_to("v0")
     project.commit({})
-    outcome = judge(harness, base, **inputs)
+    outcome = judge(harness, base, baseline=inputs.get("baseline", ""))
     assert outcome.is_failed
-    assert "store/current: this pull request changes a link" in outcome.of("error")[0].message
+    assert outcome.outputs["outcome"] == "fail"
+    assert "<code>store/current</code>" in outcome.summary
 
 
 @pytest.mark.parametrize("inputs", [{}, {"baseline": "accepted"}], ids=["ww.yaml", "input"])
@@ -328,7 +345,7 @@ def test_what_the_links_of_a_baseline_lead_to_is_seen(
     yaml = "outcome: pass\nbaseline: accepted/good.json"
     base = project.commit({"ww.yaml": yaml, "blobs/abc": "strict"})
     project.commit({"blobs/abc": "loose"})
-    outcome = judge(harness, base, **inputs)
+    outcome = judge(harness, base, baseline=inputs.get("baseline", ""))
     assert outcome.outputs["config-changed"] == "true"
     assert "blobs/abc" in outcome.summary
     if not inputs:
@@ -343,7 +360,7 @@ def test_a_file_that_was_not_fetched_is_no_file_that_was_not_there(harness: Harn
     outcome = judge(harness, base)
     assert outcome.is_failed
     assert outcome.outputs["outcome"] == "error"
-    assert "git show" in outcome.of("error")[0].message
+    assert "git cat-file failed on ww.yaml" in outcome.of("error")[0].message
 
 
 def test_very_long_names_leave_room_for_the_report(harness: Harness, project: Project) -> None:

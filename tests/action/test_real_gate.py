@@ -228,6 +228,19 @@ def test_a_package_of_a_pull_request_is_never_imported(harness: Harness, project
         assert not (harness.temp / "pwned").exists()
 
 
+@pytest.mark.parametrize("args", ["-vn2", "-p\nxdist.plugin\n-vn2"])
+def test_no_workers_are_started_in_the_workspace(harness: Harness, args: str) -> None:
+    """The Python of a worker of pytest-xdist runs without -I, and looks for execnet in the workspace first."""
+    pytest.importorskip("xdist")
+    write_model(harness.workspace / "good.safetensors")
+    trap = harness.workspace / "execnet" / "__init__.py"
+    trap.parent.mkdir()
+    trap.write_text(f"open({str(harness.temp / 'pwned')!r}, 'w')\n", encoding="utf-8")
+    outcome = run_gate(harness, model="good.safetensors", args=args)
+    assert outcome.outputs["outcome"] == "error"
+    assert not (harness.temp / "pwned").exists()
+
+
 @pytest.mark.parametrize(
     "baseline", ["merge-base", "merge-base:accepted/model.safetensors", "accepted/model.safetensors"]
 )

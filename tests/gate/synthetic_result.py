@@ -143,6 +143,7 @@ def make_model(
         "config": "ww.yaml",
         "line": None,
         "baseline": "good.ww.json",
+        "baseline_path": "accepted/good.ww.json",
         "profile": "finetune",
         "question": "Has any layer's health become worse?",
         "n_planned": len(checks),

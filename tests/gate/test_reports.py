@@ -65,6 +65,20 @@ def test_result_has_what_the_design_says(result: dict[str, Any]) -> None:
     assert noise["limit"] == {"max": 0.01}
 
 
+@pytest.mark.parametrize("place", ["accepted/good.safetensors", "../elsewhere/good.safetensors"])
+def test_result_says_where_the_baseline_is(pytester: pytest.Pytester, make_model: MakeModel, place: str) -> None:
+    """Its name alone may be that of other files, such as the model's."""
+    make_model()
+    baseline = pytester.path / place
+    baseline.parent.mkdir()
+    save_file(healthy_tensors(), baseline)
+    pytester.runpytest("--ww-model=model.safetensors", f"--ww-baseline={place}", "--ww-report=json:out.json")
+    (model,) = json.loads((pytester.path / "out.json").read_text(encoding="utf-8"))["models"]
+    outside = (pytester.path.parent / "elsewhere" / "good.safetensors").as_posix()
+    assert model["baseline"] == "good.safetensors"
+    assert model["baseline_path"] == (outside if place.startswith("..") else place)
+
+
 def test_result_agrees_with_the_core(result: dict[str, Any], pytester: pytest.Pytester) -> None:
     from spectral import analyze
 
