@@ -24,6 +24,8 @@ from pytest_weightwatcher.verdict import Judgement, Verdict
 from spectral.analysis import Analysis, describe
 from spectral.execution import n_default_workers
 from spectral.loaders import open_model
+from spectral.loaders.hub_cache import cached_name
+from spectral.loaders.locations import as_location, as_text
 from spectral.metrics import POWER_LAW_METRICS
 
 if TYPE_CHECKING:
@@ -122,9 +124,9 @@ def open_subject(
     options = gate_options(config, seed=seed, has_baseline=is_compared)
     if isinstance(model, Analysis):
         return subject_of_analysis(model, options, layers=layers, seed=seed, only_spectra=only_spectra)
-    path = Path(os.fsdecode(model)) if isinstance(model, (str, os.PathLike)) else None
-    description = describe(model, options.changed({"layers": layers}))
-    name = path.name if path is not None else f"the {type(model).__name__}"
+    path = as_location(as_text(os.fsdecode(model), Path())) if isinstance(model, (str, os.PathLike)) else None
+    description = describe(model if path is None else path, options.changed({"layers": layers}))
+    name = (cached_name(path) or path.name) if path is not None else f"the {type(model).__name__}"
     return Subject(name=name, path=path, model=model, description=description, layers={})
 
 
@@ -153,7 +155,7 @@ def open_accepted(baseline: object, subject: Subject, *, only_spectra: bool = Fa
     is_in_memory = False
     accepted: Baseline | TensorSource
     if isinstance(baseline, (str, os.PathLike)):
-        location = Path(os.fsdecode(baseline))
+        location = as_location(as_text(os.fsdecode(baseline), Path()))
         accepted = read_accepted(location, subject.path)
     elif isinstance(baseline, Baseline):
         location, accepted = Path(baseline.label), baseline

@@ -9,11 +9,11 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from spectral.adapter_config import CONFIG_FILE, parse_adapter_config, read_adapter_config
 from spectral.errors import ModelError, ModelMismatchError, ModelNotFoundError, OptionError
+from spectral.loaders.locations import as_location
 from spectral.loaders.opening import open_model
 from spectral.loaders.protocol import TensorInfo
 from spectral.loaders.spans import read_span
@@ -22,6 +22,8 @@ from spectral.lora import FACTOR_PARTS, MAGNITUDE, PEFT_PREFIX, LoraUpdate, find
 from spectral.pairing import match_names
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from spectral.adapter_config import AdapterConfig
@@ -218,7 +220,7 @@ def _open_adapter(
 ) -> tuple[TensorSource, AdapterConfig | None]:
     """Open the tensors and the configuration, wherever these are."""
     if isinstance(adapter, (str, os.PathLike)):
-        path = Path(os.fsdecode(adapter))
+        path = as_location(adapter)
         file = _weight_file(path)
         source, config_path = open_model(file), file.parent / CONFIG_FILE
         if config is None and (needs_config or config_path.is_file()):
