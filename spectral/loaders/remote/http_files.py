@@ -29,6 +29,7 @@ _MAX_RETRIES = 6
 
 _PAUSE_SECONDS = (0.3, 1.0)
 _PIECE_BYTES = 1 << 20
+_DRAINED_BYTES = 1 << 16
 _MAX_SIZE = 1 << 62
 
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -130,6 +131,7 @@ class HttpFiles:
         is_reusable = False
         try:
             with dog:
+                is_reusable = _drain(response)
                 if response.status in _REDIRECTS:
                     return None, _redirected(address, target, response, is_public=connection.is_to_public)
                 if not is_first and response.status in (401, 403, 404, 410):
@@ -172,6 +174,13 @@ class HttpFiles:
                     continue
                 raise unreadable(address.shown, _cause(error, dog)) from error
         raise AssertionError("a new connection was not used before")
+
+
+def _drain(response: http.client.HTTPResponse) -> bool:
+    """Read the text that comes with what is no file, where it is short; tell whether the connection is free again."""
+    if response.status not in (200, 206) and response.length is not None and response.length <= _DRAINED_BYTES:
+        response.read()
+    return response.isclosed() and not response.will_close
 
 
 class _TryAgainError(Exception):
