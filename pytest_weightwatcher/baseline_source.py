@@ -17,6 +17,7 @@ from pytest_weightwatcher.baseline import (
 from pytest_weightwatcher.errors import BaselineError
 from pytest_weightwatcher.extensions import NO_EXTENSIONS
 from spectral import __version__
+from spectral.adapters import adapter_source, is_adapter
 from spectral.alignment import shapes_of
 from spectral.analysis import AnalysisOptions, Description, MatrixTask, describe
 from spectral.attention import QKV
@@ -89,7 +90,8 @@ def read_accepted(
         return read_baseline(location)
     if not location.exists():
         raise BaselineError(f"{location}: no such baseline: give a recorded {BASELINE_SUFFIX} file or a checkpoint")
-    return open_model(extensions.open_with(location))
+    opened = extensions.open_with(location)
+    return adapter_source(location) if opened is location and is_adapter(location) else open_model(opened)
 
 
 def _is_same(location: Path, model: Path) -> bool:

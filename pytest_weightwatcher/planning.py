@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_weightwatcher.adapted import FINETUNE, is_of_adapter, notes_on_adapter, open_checked, put_on_base
 from pytest_weightwatcher.baseline import EXTRA_ANALYSES, read_baseline
 from pytest_weightwatcher.baseline_source import (
     BASELINE_SUFFIX,
@@ -276,6 +277,8 @@ def plan_model(
     line : int, optional
         Of ww.yaml, where its entry stands.
     """
+    if is_of_adapter(description.source):
+        profile = profile or config.regression.profile or FINETUNE
     chosen = profile_of(config, profile)
     compared = {} if baseline is None else _paired_rules(config, chosen, description, baseline)
     if baseline is not None:
@@ -333,9 +336,10 @@ def gate_options(
 def _plan_model(want: _Wanted, name: str, config: Config, wish: Wish, folder: Path, *, n_models: int) -> CheckedModel:
     location = _baseline_path(want)
     options = gate_options(config, seed=wish.seed, is_recording=wish.is_recording, has_baseline=location is not None)
-    description = describe(config.extensions.open_with(want.path), options)
+    description = describe(open_checked(want.path, config.extensions), options)
     if not description.matrices:
         raise ModelNotFoundError(f"{want.path}: {_why_empty(description)}")
+    notes = notes_on_adapter(description)
     if wish.is_recording and want.is_of_config and location is not None and not is_inside(location, folder):
         raise config.error(("models",), f"the baseline {location} is outside the folder of ww.yaml")
     recording = _plan_recording(location, want.path, config, wish) if wish.is_recording else None
@@ -346,9 +350,11 @@ def _plan_model(want: _Wanted, name: str, config: Config, wish: Wish, folder: Pa
         accepted = recording.before
     baseline = None
     if accepted is not None and location is not None:
+        description = put_on_base(description, want.path, accepted, location)
+        notes = notes_on_adapter(description)
         description = describe_as_accepted(description, accepted)
         baseline = open_baseline(accepted, location, description)
-    return plan_model(
+    planned = plan_model(
         description,
         config,
         name=name,
@@ -360,6 +366,7 @@ def _plan_model(want: _Wanted, name: str, config: Config, wish: Wish, folder: Pa
         n_models=n_models,
         line=want.line,
     )
+    return replace(planned, notes=(*notes, *planned.notes))
 
 
 def _why_empty(description: Description) -> str:

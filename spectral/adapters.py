@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from spectral.adapter_config import CONFIG_FILE, parse_adapter_config, read_adapter_config
 from spectral.errors import ModelError, ModelMismatchError, ModelNotFoundError, OptionError
+from spectral.loaders.folder import INDEX_FILES
+from spectral.loaders.folder import WEIGHT_FILES as MODEL_FILES
 from spectral.loaders.locations import as_location
 from spectral.loaders.opening import open_model
 from spectral.loaders.protocol import TensorInfo
@@ -204,6 +206,16 @@ def adapter_source(
     saved = parts.saved if base_model is None else {**parts.base, **parts.saved}
     entries = _with_base(base_infos, updates, saved, merge=mode == "merged", label=label)
     return AdapterSource(label=label, adapter=source, base=base, entries={**entries, **parts.unknown})
+
+
+def is_adapter(path: Path) -> bool:
+    """Tell whether a path is that of a LoRA adapter: its folder, which holds no whole model, or its file of weights."""
+    if path.name in WEIGHT_FILES:
+        return (path.parent / CONFIG_FILE).is_file()
+    if not path.is_dir() or not (path / CONFIG_FILE).is_file():
+        return False
+    has_model = any((path / name).is_file() for name in (*INDEX_FILES, *MODEL_FILES))
+    return not has_model and any((path / name).is_file() for name in WEIGHT_FILES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
