@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pytest_weightwatcher.judging import share_of_cores
 from spectral.analysis import Analysis, analyze, describe
 from spectral.execution import single_threaded_blas
+from spectral.loaders.locations import as_location, as_text, is_remote
 from spectral.pipeline import content_hash
 from spectral.weights import load_matrix
 
@@ -64,8 +65,17 @@ def _is_path(model: object) -> bool:
 def _key_of(model: object) -> Hashable:
     if not isinstance(model, (str, os.PathLike)):
         return None if model is None else id(model)
-    path = Path(os.path.realpath(os.fsdecode(model)))
+    place = as_location(as_text(os.fsdecode(model), Path.cwd()))
+    if is_remote(place):
+        return os.fspath(place), *_remote_state(place)
+    path = Path(os.path.realpath(place))
     return (str(path), *(_state_of(file) for file in _files_of(path)))
+
+
+def _remote_state(path: Path) -> tuple[int, str]:
+    """Return size and tag of a file behind a URL; what else makes a model is taken to change with it."""
+    state = path.stat()
+    return state.st_size, getattr(state, "tag", "")
 
 
 def _files_of(path: Path) -> Iterator[Path]:

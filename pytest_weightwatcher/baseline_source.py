@@ -17,11 +17,13 @@ from pytest_weightwatcher.baseline import (
 from pytest_weightwatcher.errors import BaselineError
 from pytest_weightwatcher.extensions import NO_EXTENSIONS
 from spectral import __version__
+from spectral.adapters import adapter_source, is_adapter
 from spectral.alignment import shapes_of
 from spectral.analysis import AnalysisOptions, Description, MatrixTask, describe
 from spectral.attention import QKV
 from spectral.description import describe_as
 from spectral.loaders import open_model
+from spectral.loaders.locations import is_remote
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -82,13 +84,20 @@ def read_accepted(
     BaselineError
         It cannot be read or is none for this model.
     """
-    if model is not None and location.exists() and model.exists() and location.samefile(model):
+    if model is not None and _is_same(location, model):
         raise BaselineError(f"{location}: the baseline is the model itself, so that every comparison would pass")
     if location.suffix == BASELINE_SUFFIX:
         return read_baseline(location)
     if not location.exists():
         raise BaselineError(f"{location}: no such baseline: give a recorded {BASELINE_SUFFIX} file or a checkpoint")
-    return open_model(extensions.open_with(location))
+    opened = extensions.open_with(location)
+    return adapter_source(location) if opened is location and is_adapter(location) else open_model(opened)
+
+
+def _is_same(location: Path, model: Path) -> bool:
+    if is_remote(location) or is_remote(model):
+        return location == model
+    return location.exists() and model.exists() and location.samefile(model)
 
 
 def describe_as_accepted(description: Description, accepted: Baseline | TensorSource) -> Description:

@@ -23,6 +23,7 @@ from pytest_weightwatcher.errors import ExtensionError
 from pytest_weightwatcher.nodeids import printable
 from pytest_weightwatcher.plugins import LayerCheck, Metric, Section
 from spectral.errors import ModelError, SpectralError
+from spectral.loaders.locations import is_remote
 from spectral.loaders.protocol import TensorInfo, TensorSource, as_little_endian
 from spectral.matrix_tests import NOISE_METRICS, TRAP_METRICS
 from spectral.metrics import LAYER_METRICS
@@ -190,7 +191,8 @@ def report_sections(config: pytest.Config, result: dict[str, Any]) -> tuple[list
 
 
 def _open(config: pytest.Config, path: Path) -> object:
-    if not path.exists():
+    # A plugin reads files of this machine.
+    if is_remote(path) or not path.exists():
         return path
     for plugin, call in _implementations(config, "pytest_ww_load_model"):
         try:

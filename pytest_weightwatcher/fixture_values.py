@@ -19,6 +19,7 @@ from pytest_weightwatcher.errors import BaselineError
 from pytest_weightwatcher.marks import Mark, MarkError
 from pytest_weightwatcher.overriding import config_in_force
 from pytest_weightwatcher.planning import Wish, gate_options, plan_models
+from spectral.loaders.locations import as_location, as_text, identity, is_remote
 
 if TYPE_CHECKING:
     from pytest_weightwatcher.config import Config
@@ -112,7 +113,8 @@ class FixtureValues:
         given = self._gate.options.baseline if mark.baseline is None else str(mark.baseline)
         config = self.config(mark)
         if isinstance(model, (str, os.PathLike)):
-            source = self._plan(mark, Path(os.path.abspath(os.fsdecode(model))), given).baseline
+            path = as_location(as_text(os.fsdecode(model), Path.cwd()))
+            source = self._plan(mark, path, given).baseline
             if source is None:
                 raise MarkError(NO_BASELINE)
             return AcceptedState(path=source.path, recorded=source.recorded, config=config)
@@ -120,7 +122,7 @@ class FixtureValues:
             raise MarkError(NO_BASELINE)
         if "{stem}" in given:
             raise MarkError(f"{given}: {{stem}} is the name of a checkpoint, and ww_model is in memory")
-        path = Path(given)
+        path = as_location(given)
         if path.suffix != BASELINE_SUFFIX and not path.exists():
             raise BaselineError(f"{path}: no such baseline")
         recorded = read_baseline(path) if path.suffix == BASELINE_SUFFIX else None
@@ -132,7 +134,8 @@ class FixtureValues:
         if planned is not None and mark == Mark():
             return planned
         config_path = mark.config or self._gate.main_path
-        wish = Wish(patterns=(glob.escape(str(model)),), folder=config_path.parent, baseline=baseline)
+        pattern = os.fspath(model) if is_remote(model) else glob.escape(str(model))
+        wish = Wish(patterns=(pattern,), folder=config_path.parent, baseline=baseline)
         (found,) = plan_models(self.config(mark), wish, config_path.parent)
         return found
 
@@ -140,8 +143,8 @@ class FixtureValues:
         """Return a model that the run checks anyway."""
         if not isinstance(model, (str, os.PathLike)):
             return None
-        path = os.path.realpath(os.fsdecode(model))
-        return next((known for known in self._gate.models if os.path.realpath(known.path) == path), None)
+        place = identity(as_location(as_text(os.fsdecode(model), Path.cwd())))
+        return next((known for known in self._gate.models if identity(known.path) == place), None)
 
     def _base_config(self, mark: Mark) -> Config:
         if mark.config is None:

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_weightwatcher.accepted import AcceptedState
+from pytest_weightwatcher.adapted import open_checked, put_on_base
 from pytest_weightwatcher.baseline import Baseline
 from pytest_weightwatcher.baseline_source import describe_as_accepted, open_baseline, read_accepted
 from pytest_weightwatcher.errors import BaselineError
+from pytest_weightwatcher.extensions import NO_EXTENSIONS
 from pytest_weightwatcher.gate import Check, Gate, layer_checks, model_checks
 from pytest_weightwatcher.given_analysis import Subject, check_unchanged, record_analysis, subject_of_analysis
 from pytest_weightwatcher.measurement import Measurements
@@ -24,6 +26,8 @@ from pytest_weightwatcher.verdict import Judgement, Verdict
 from spectral.analysis import Analysis, describe
 from spectral.execution import n_default_workers
 from spectral.loaders import open_model
+from spectral.loaders.hub_cache import cached_name
+from spectral.loaders.locations import as_location, as_text
 from spectral.metrics import POWER_LAW_METRICS
 
 if TYPE_CHECKING:
@@ -122,9 +126,10 @@ def open_subject(
     options = gate_options(config, seed=seed, has_baseline=is_compared)
     if isinstance(model, Analysis):
         return subject_of_analysis(model, options, layers=layers, seed=seed, only_spectra=only_spectra)
-    path = Path(os.fsdecode(model)) if isinstance(model, (str, os.PathLike)) else None
-    description = describe(model, options.changed({"layers": layers}))
-    name = path.name if path is not None else f"the {type(model).__name__}"
+    path = as_location(as_text(os.fsdecode(model), Path())) if isinstance(model, (str, os.PathLike)) else None
+    opened = model if path is None else open_checked(path, NO_EXTENSIONS)
+    description = describe(opened, options.changed({"layers": layers}))
+    name = (cached_name(path) or path.name) if path is not None else f"the {type(model).__name__}"
     return Subject(name=name, path=path, model=model, description=description, layers={})
 
 
@@ -153,7 +158,7 @@ def open_accepted(baseline: object, subject: Subject, *, only_spectra: bool = Fa
     is_in_memory = False
     accepted: Baseline | TensorSource
     if isinstance(baseline, (str, os.PathLike)):
-        location = Path(os.fsdecode(baseline))
+        location = as_location(as_text(os.fsdecode(baseline), Path()))
         accepted = read_accepted(location, subject.path)
     elif isinstance(baseline, Baseline):
         location, accepted = Path(baseline.label), baseline
@@ -165,6 +170,7 @@ def open_accepted(baseline: object, subject: Subject, *, only_spectra: bool = Fa
     else:
         location, accepted, is_in_memory = Path(f"the {type(baseline).__name__}"), open_model(baseline), True
     if subject.given is None:
+        description = put_on_base(description, subject.path, accepted, location)
         description = describe_as_accepted(description, accepted)
         subject = replace(subject, description=description)
     source = open_baseline(accepted, location, description)

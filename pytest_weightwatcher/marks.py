@@ -78,7 +78,10 @@ def names_a_model(definition: pytest.Item) -> bool:
 def _read_path(name: str, value: Any, folder: Path) -> Path:
     if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
         raise MarkError(f"marker ww: {name} must be a path, got {value!r:.80}")
-    return Path(os.path.abspath(folder / os.fsdecode(value)))
+    from spectral.loaders.locations import as_location, as_text, is_place_elsewhere
+
+    text = as_text(os.fsdecode(value), folder)
+    return as_location(text) if is_place_elsewhere(text) else Path(os.path.abspath(text))
 
 
 def _read_profile(name: str, value: Any, _: Path) -> str:

@@ -33,7 +33,7 @@ def add_options(parser: pytest.Parser) -> None:
         type=text_argument,
         dest="ww_model",
         metavar="PATH",
-        help="checkpoint to check: a file, a folder with shards, or a shell pattern; may be given again",
+        help="checkpoint to check: a file, a folder with shards, a shell pattern or a URL; may be given again",
     )
     group.addoption(
         "--ww-config", dest="ww_config", metavar="PATH", type=text_argument, help="limits and models (ww.yaml)"

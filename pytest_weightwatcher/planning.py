@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_weightwatcher.adapted import FINETUNE, is_of_adapter, notes_on_adapter, open_checked, put_on_base
 from pytest_weightwatcher.baseline import EXTRA_ANALYSES, read_baseline
 from pytest_weightwatcher.baseline_source import (
     BASELINE_SUFFIX,
@@ -37,6 +38,8 @@ from spectral.analysis import AnalysisOptions, Description, describe
 from spectral.description import EXCLUDED_BY_OPTION
 from spectral.errors import ModelNotFoundError
 from spectral.largest import LARGEST_WEIGHT
+from spectral.loaders.hub_cache import cached_name, is_model_id, nothing_there
+from spectral.loaders.locations import as_location, as_text, identity, is_place_elsewhere, is_remote
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -274,6 +277,8 @@ def plan_model(
     line : int, optional
         Of ww.yaml, where its entry stands.
     """
+    if is_of_adapter(description.source):
+        profile = profile or config.regression.profile or FINETUNE
     chosen = profile_of(config, profile)
     compared = {} if baseline is None else _paired_rules(config, chosen, description, baseline)
     if baseline is not None:
@@ -331,9 +336,10 @@ def gate_options(
 def _plan_model(want: _Wanted, name: str, config: Config, wish: Wish, folder: Path, *, n_models: int) -> CheckedModel:
     location = _baseline_path(want)
     options = gate_options(config, seed=wish.seed, is_recording=wish.is_recording, has_baseline=location is not None)
-    description = describe(config.extensions.open_with(want.path), options)
+    description = describe(open_checked(want.path, config.extensions), options)
     if not description.matrices:
         raise ModelNotFoundError(f"{want.path}: {_why_empty(description)}")
+    notes = notes_on_adapter(description)
     if wish.is_recording and want.is_of_config and location is not None and not is_inside(location, folder):
         raise config.error(("models",), f"the baseline {location} is outside the folder of ww.yaml")
     recording = _plan_recording(location, want.path, config, wish) if wish.is_recording else None
@@ -344,9 +350,11 @@ def _plan_model(want: _Wanted, name: str, config: Config, wish: Wish, folder: Pa
         accepted = recording.before
     baseline = None
     if accepted is not None and location is not None:
+        description = put_on_base(description, want.path, accepted, location)
+        notes = notes_on_adapter(description)
         description = describe_as_accepted(description, accepted)
         baseline = open_baseline(accepted, location, description)
-    return plan_model(
+    planned = plan_model(
         description,
         config,
         name=name,
@@ -358,6 +366,7 @@ def _plan_model(want: _Wanted, name: str, config: Config, wish: Wish, folder: Pa
         n_models=n_models,
         line=want.line,
     )
+    return replace(planned, notes=(*notes, *planned.notes))
 
 
 def _why_empty(description: Description) -> str:
@@ -371,6 +380,8 @@ def _plan_recording(location: Path | None, model: Path, config: Config, wish: Wi
         raise BaselineError(f"{model}: nowhere to record its baseline: give --ww-baseline or models[].baseline")
     if location.suffix != BASELINE_SUFFIX:
         raise BaselineError(f"{location}: a baseline is recorded to a {BASELINE_SUFFIX} file")
+    if is_remote(location):
+        raise BaselineError(f"{location}: a baseline is recorded to a file of this machine, not behind a URL")
     mode = "new_only" if wish.new_only else "ratchet" if config.regression.ratchet else "all"
     # Reading it now refuses, before any work, to write over a file that is something else.
     before = read_baseline(location) if os.path.lexists(location) else None
@@ -460,14 +471,14 @@ def _wanted_models(config: Config, wish: Wish, folder: Path) -> list[_Wanted]:
     """Return every model once, in order, with its baseline."""
     configured: dict[str, _Wanted] = {}
     for index, entry in enumerate(config.models):
-        paths = _expand(entry.path, folder)
+        paths = _expand(entry.path, folder, is_trusted=False)
         if not paths and not wish.patterns:
             raise config.error(("models", index, "path"), f"no file matches {entry.path!r}")
         for path in paths:
-            baseline = str(folder / entry.baseline) if entry.baseline else None
+            baseline = as_text(entry.baseline, folder) if entry.baseline else None
             line = config.line_of(("models", index))
             known = configured.setdefault(
-                os.path.realpath(path), _Wanted(path=path, baseline=baseline, is_of_config=True, line=line)
+                identity(path), _Wanted(path=path, baseline=baseline, is_of_config=True, line=line)
             )
             if known.baseline != baseline:
                 raise config.error(("models", index), f"{path.name!r} has another baseline in an earlier entry")
@@ -475,11 +486,11 @@ def _wanted_models(config: Config, wish: Wish, folder: Path) -> list[_Wanted]:
     if wish.patterns:
         wanted = {}
         for pattern in wish.patterns:
-            paths = _expand(pattern, wish.folder)
+            paths = _expand(pattern, wish.folder, is_trusted=True)
             if not paths:
                 raise ModelNotFoundError(f"{wish.folder / pattern}: no file matches")
             for path in paths:
-                real = os.path.realpath(path)
+                real = identity(path)
                 known_here = configured.get(real, _Wanted(path=path, baseline=None, is_of_config=True))
                 wanted.setdefault(real, replace(known_here, path=path))
     if wish.baseline is None:
@@ -487,9 +498,16 @@ def _wanted_models(config: Config, wish: Wish, folder: Path) -> list[_Wanted]:
     return [replace(want, baseline=wish.baseline, is_of_config=False) for want in wanted.values()]
 
 
-def _expand(pattern: str, folder: Path) -> list[Path]:
-    """Expand a shell pattern below a folder whose own name is no pattern; a file of that very name counts, too."""
+def _expand(pattern: str, folder: Path, *, is_trusted: bool) -> list[Path]:
+    """Expand a shell pattern below a folder whose own name is no pattern; a file of that very name counts, too.
+
+    A URL is no pattern, and neither is the name of a model in the Hugging Face cache.
+    """
+    if as_text(pattern, folder) != str(folder / pattern):
+        return [as_location(as_text(pattern, folder), is_trusted=is_trusted)]
     literal = folder / pattern
+    if is_model_id(pattern) and not os.path.lexists(literal):
+        raise nothing_there(literal, pattern)
     found = {os.path.normpath(literal)} if os.path.lexists(literal) or not _PATTERN_CHARACTERS & set(pattern) else set()
     if _PATTERN_CHARACTERS & set(pattern):
         matches = glob.glob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207 (Path.glob takes no absolute ones)
@@ -499,7 +517,7 @@ def _expand(pattern: str, folder: Path) -> list[Path]:
 
 def _short_names(paths: Sequence[Path]) -> list[str]:
     """Return file names, or the shortest path endings that tell equal file names apart."""
-    names = [path.name for path in paths]
+    names = [cached_name(path) or path.name for path in paths]
     depth = 1
     while len(set(names)) < len(set(paths)) and depth < 50:
         depth += 1
@@ -510,9 +528,20 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
 def _baseline_path(want: _Wanted) -> Path | None:
     if want.baseline is None:
         return None
-    # The name of a folder has no suffix to cut: llama-3.1 and llama-3.2 are two models.
-    stem = want.path.name if want.path.is_dir() else want.path.stem
     path = want.baseline
-    for placeholder, name in ((_STEM, stem), (_FOLDER, want.path.absolute().parent.name)):
-        path = path.replace(placeholder, name)
+    if _has_placeholder(path):
+        for placeholder, name in zip((_STEM, _FOLDER), _stem_and_folder(want.path), strict=True):
+            path = path.replace(placeholder, name)
+    if is_place_elsewhere(path):
+        return as_location(path, is_trusted=not want.is_of_config)
     return Path(os.path.normpath(path))
+
+
+def _stem_and_folder(path: Path) -> tuple[str, str]:
+    """Return what a model and the folder that it is in are called."""
+    cached = cached_name(path)
+    if cached is not None:
+        organisation, _, name = cached.rpartition("/")
+        return name, organisation
+    # The name of a folder has no suffix to cut: llama-3.1 and llama-3.2 are two models.
+    return path.name if path.is_dir() else path.stem, path.absolute().parent.name

@@ -71,7 +71,7 @@ _DESCRIPTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "report": "Reports to write, inside the folder of this file.",
         },
         "ModelEntry": {
-            "path": "Checkpoint, folder with shards, or shell pattern, relative to this file.",
+            "path": "Checkpoint, folder with shards, or shell pattern, relative to this file; or a URL.",
             "baseline": "Recorded baseline (.json) or accepted checkpoint; {stem}: its file, {folder}: its folder.",
         },
         "AnalysisSection": {

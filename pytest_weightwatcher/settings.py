@@ -119,7 +119,7 @@ def read_options(config: pytest.Config) -> GateOptions:
         models=tuple(models),
         models_folder=models_folder,
         config=Path(os.path.abspath(config_folder / config_path)) if config_path else None,
-        baseline=str(baseline_folder / baseline) if baseline else None,
+        baseline=_baseline_place(baseline, baseline_folder) if baseline else None,
         update_baseline=bool(update),
         new_only=bool(new_only),
         profile=choose_one_of("ww_profile", PROFILE_NAMES),
@@ -130,6 +130,12 @@ def read_options(config: pytest.Config) -> GateOptions:
         n_jobs=choose_checked("ww_jobs", parse_jobs),
         is_active=is_active(config),
     )
+
+
+def _baseline_place(baseline: str, folder: Path) -> str:
+    from spectral.loaders.locations import as_text
+
+    return as_text(baseline, folder)
 
 
 def is_in_ci() -> bool:

@@ -9,11 +9,13 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from spectral.adapter_config import CONFIG_FILE, parse_adapter_config, read_adapter_config
 from spectral.errors import ModelError, ModelMismatchError, ModelNotFoundError, OptionError
+from spectral.loaders.folder import INDEX_FILES
+from spectral.loaders.folder import WEIGHT_FILES as MODEL_FILES
+from spectral.loaders.locations import as_location
 from spectral.loaders.opening import open_model
 from spectral.loaders.protocol import TensorInfo
 from spectral.loaders.spans import read_span
@@ -22,6 +24,8 @@ from spectral.lora import FACTOR_PARTS, MAGNITUDE, PEFT_PREFIX, LoraUpdate, find
 from spectral.pairing import match_names
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from spectral.adapter_config import AdapterConfig
@@ -204,6 +208,16 @@ def adapter_source(
     return AdapterSource(label=label, adapter=source, base=base, entries={**entries, **parts.unknown})
 
 
+def is_adapter(path: Path) -> bool:
+    """Tell whether a path is that of a LoRA adapter: its folder, which holds no whole model, or its file of weights."""
+    if path.name in WEIGHT_FILES:
+        return (path.parent / CONFIG_FILE).is_file()
+    if not path.is_dir() or not (path / CONFIG_FILE).is_file():
+        return False
+    has_model = any((path / name).is_file() for name in (*INDEX_FILES, *MODEL_FILES))
+    return not has_model and any((path / name).is_file() for name in WEIGHT_FILES)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Parts:
     """The tensors of an adapter that are no factors, by the name that the adapted model would give them."""
@@ -218,7 +232,7 @@ def _open_adapter(
 ) -> tuple[TensorSource, AdapterConfig | None]:
     """Open the tensors and the configuration, wherever these are."""
     if isinstance(adapter, (str, os.PathLike)):
-        path = Path(os.fsdecode(adapter))
+        path = as_location(adapter)
         file = _weight_file(path)
         source, config_path = open_model(file), file.parent / CONFIG_FILE
         if config is None and (needs_config or config_path.is_file()):

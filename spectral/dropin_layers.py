@@ -10,12 +10,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectral.dropin_names import FRAMEWORK
 from spectral.loaders.folder import ShardedFolder
 from spectral.loaders.keras_model import KerasVariable, is_keras_layer
+from spectral.loaders.locations import as_location
 from spectral.loaders.protocol import LayerType, TensorInfo, TensorSource
 from spectral.loaders.safetensors import SafetensorsFile
 from spectral.loaders.torch_module import is_torch_module
@@ -114,7 +114,7 @@ def count_layers(model: object, source: TensorSource, start_ids: int = 0) -> Lay
     elif is_torch_module(model):
         layers = _torch_layers(model, infos, start_ids)
     else:
-        is_folder = isinstance(model, (str, os.PathLike)) and Path(model).is_dir()
+        is_folder = isinstance(model, (str, os.PathLike)) and as_location(model).is_dir()
         # The keys of the checkpoint count, not the weights that are multiplied out of several of them.
         layers = _named_weights(_names_in_order(_innermost(source)), infos, start_ids or (0 if is_folder else 1))
     return LayerTable(layers=tuple(layers))

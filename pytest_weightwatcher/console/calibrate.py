@@ -36,6 +36,7 @@ from pytest_weightwatcher.verdict import Verdict, judge_integrity, judge_other_t
 from spectral.analysis import analyze, describe
 from spectral.errors import ModelError, ModelMismatchError
 from spectral.integrity import find_non_finite
+from spectral.loaders.locations import as_location
 
 if TYPE_CHECKING:
     import argparse
@@ -120,7 +121,7 @@ def _shapes(description: Description) -> dict[str, tuple[int, ...]]:
 
 def _recorded(first: str, shapes: Mapping[str, tuple[int, ...]], path: str, options: AnalysisOptions) -> Checkpoint:
     """Read a recorded baseline, but for the layers that are left out."""
-    baseline = read_baseline(Path(path))
+    baseline = read_baseline(as_location(path))
     if baseline.options.get("fit") != options.fit:
         raise CalibrationError(f"{path}: recorded with another fit than {options.fit}")
     records = {

@@ -16,6 +16,7 @@ from pytest_weightwatcher.report import render
 from pytest_weightwatcher.report.ranking import findings_of
 from pytest_weightwatcher.report.result import ResultBuilder
 from pytest_weightwatcher.report.terminal import escape_text
+from spectral.loaders.locations import as_text
 
 if TYPE_CHECKING:
     import argparse
@@ -43,7 +44,7 @@ def check_models(arguments: argparse.Namespace) -> tuple[str, int]:
     wish = Wish(
         patterns=tuple(arguments.models),
         folder=Path.cwd(),
-        baseline=None if arguments.baseline is None else str(Path.cwd() / arguments.baseline),
+        baseline=None if arguments.baseline is None else as_text(arguments.baseline, Path.cwd()),
         profile=arguments.profile,
         seed=None if arguments.seed is None else int(arguments.seed),
     )

@@ -24,6 +24,7 @@ from pytest_weightwatcher.yaml_text import pattern_of
 from spectral import __version__
 from spectral.analysis import describe
 from spectral.errors import ModelError
+from spectral.loaders.locations import as_location, is_place_elsewhere
 
 if TYPE_CHECKING:
     import argparse
@@ -77,7 +78,7 @@ def _plan(path: str, config: Config, target: Path) -> CheckedModel:
     description = describe(path, gate_options(config))
     if not description.matrices:
         raise ModelError(f"{path}: holds no weight matrix to check; ww-gate describe tells why")
-    return plan_model(description, config, name=Path(path).name, path=Path(path), folder=target.parent)
+    return plan_model(description, config, name=Path(path).name, path=as_location(path), folder=target.parent)
 
 
 def _judge(gate: Gate, model: CheckedModel, line: ProgressLine) -> list[tuple[Check, Judgement]]:
@@ -153,6 +154,8 @@ def _baseline(arguments: argparse.Namespace, target: Path) -> str:
 
 def _relative(path: str, target: Path, *, as_pattern: bool) -> str:
     """Return a path as ww.yaml has it: relative to its folder, with slashes."""
+    if is_place_elsewhere(path):
+        return path
     try:
         found = Path(os.path.relpath(path, target.absolute().parent)).as_posix()
     except ValueError:  # Another drive of Windows.

@@ -67,6 +67,7 @@ def _run(argv: Sequence[str] | None) -> int:
 def _execute(arguments: argparse.Namespace) -> int:
     from pytest_weightwatcher.console.streams import check_output, write_document, write_text
 
+    _hide_signatures(arguments)
     if arguments.command == "check":
         from pytest_weightwatcher.console.check import check_models
 
@@ -85,6 +86,18 @@ def _execute(arguments: argparse.Namespace) -> int:
             if section.warning:
                 _say(f"{section.model}: {section.warning}")
     return 0
+
+
+def _hide_signatures(arguments: argparse.Namespace) -> None:
+    """Have the signatures of URLs in no output of a command."""
+    from spectral.loaders.locations import hide_signature
+
+    for name in ("models", "model", "base", "base_model", "baseline"):
+        given = getattr(arguments, name, None)
+        if isinstance(given, str):
+            setattr(arguments, name, hide_signature(given))
+        elif given is not None:
+            setattr(arguments, name, [hide_signature(each) for each in given])
 
 
 def _text(arguments: argparse.Namespace) -> str:

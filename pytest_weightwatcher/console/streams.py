@@ -32,9 +32,10 @@ def check_output(output: str, models: Iterable[str]) -> None:
     """
     from pytest_weightwatcher.report.targets import check_target
     from pytest_weightwatcher.settings import ReportTarget
+    from spectral.loaders.remote import is_url
 
     target = Path(output)
-    inputs = [file for model in models for file in _files_of(Path(model), target)]
+    inputs = [file for model in models if not is_url(model) for file in _files_of(Path(model), target)]
     check_target(ReportTarget(type="console", path=target), inputs)
 
 

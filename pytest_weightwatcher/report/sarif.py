@@ -16,6 +16,7 @@ from pytest_weightwatcher.options import CONFIG_NAME
 from pytest_weightwatcher.report.json_text import write_json
 from pytest_weightwatcher.report.names import digest, shortened
 from pytest_weightwatcher.report.ranking import ranked_findings
+from spectral.loaders.remote import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -128,6 +129,8 @@ def _artifact(path: str) -> Node:
         return {"uri": "file:///" + quote(windows.as_posix(), safe="/:")}
     if PurePosixPath(path).is_absolute():
         return {"uri": "file://" + _quoted(path)}
+    if is_url(path):
+        return {"uri": path.removesuffix("?…")}
     # A colon in the first part would read as a scheme.
     return {"uri": _quoted(path), "uriBaseId": "%SRCROOT%"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from spectral.errors import CorruptCheckpointError, ModelError
@@ -9,9 +10,17 @@ from spectral.errors import CorruptCheckpointError, ModelError
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+    from typing import IO
 
 PIECE_BYTES = 1 << 20
 """How much of a tensor is passed over at a time."""
+
+
+def size_of(stream: IO[bytes]) -> int:
+    """Return the size of an open file, which need not be one of the operating system, and go back to its beginning."""
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(0)
+    return size
 
 
 def read_range(path: Path, name: str, begin: int, end: int) -> bytearray:
@@ -42,12 +51,14 @@ def stream_range(path: Path, name: str, begin: int, end: int) -> Iterator[memory
     ModelError, CorruptCheckpointError
         As :func:`read_range`.
     """
+    # A file behind a URL is asked for in larger pieces.
+    n_piece = getattr(path, "piece_bytes", PIECE_BYTES)
     # One buffer for all pieces: new memory for each would cost more than reading and hashing them.
-    buffer = memoryview(bytearray(min(PIECE_BYTES, end - begin)))
+    buffer = memoryview(bytearray(min(n_piece, end - begin)))
     try:
         with path.open("rb") as stream:
             stream.seek(begin)
-            for position in range(begin, end, PIECE_BYTES):
+            for position in range(begin, end, n_piece):
                 piece = buffer[: end - position]
                 n_read = stream.readinto(piece)
                 if n_read != len(piece):

@@ -9,12 +9,12 @@ range when it is loaded.
 from __future__ import annotations
 
 import math
-import os
 import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from spectral.errors import CorruptCheckpointError, ModelError, ModelNotFoundError, UnsupportedModelError
+from spectral.loaders.byte_ranges import size_of
 from spectral.loaders.byte_runs import Run, RunSource
 from spectral.loaders.dtypes import FLOAT_DTYPES, why_not_float
 from spectral.loaders.flax_layout import parts_of_flax, role_of_flax
@@ -71,7 +71,7 @@ def open_msgpack(path: Path) -> RunSource:
     """
     try:
         with path.open("rb") as stream:
-            n_file = os.fstat(stream.fileno()).st_size
+            n_file = size_of(stream)
             if not n_file:
                 raise CorruptCheckpointError(f"{path}: the file is empty")
             content = walk(stream, 0, n_file)

@@ -12,7 +12,7 @@ import tokenize
 import warnings
 import zlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from spectral.errors import CorruptCheckpointError, ModelError, ModelNotFoundError
 from spectral.loaders.byte_ranges import read_range, stream_range
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 MAX_HEADER_BYTES = 1 << 16
 """numpy writes a hundred; a header of the second version may have more."""
+
+_USUAL_HEADER_BYTES = 1 << 12
+"""What is looked at first: more would be read in vain, over a network too."""
 
 MAX_AXES = 64
 _SUFFIX = ".npy"
@@ -173,8 +176,7 @@ def open_npz(path: Path) -> NumpyFile:
             arrays = {}
             for name in sorted(entries, key=natural_order):
                 begin, end = ranges[entries[name].name]
-                stream.seek(begin)
-                arrays[name] = _stored_array(stream.read(min(MAX_HEADER_BYTES, end - begin)), entries[name], begin, end)
+                arrays[name] = _first_array(stream, entries[name], begin, end)
     except FileNotFoundError as error:
         raise ModelNotFoundError(f"{path}: no such file") from error
     except OSError as error:
@@ -210,6 +212,18 @@ def open_npy(path: Path) -> NumpyFile:
 def unpack(packed: bytes, most: int) -> bytes:
     """Return at most so many bytes of what was packed by deflate (RFC 1951)."""
     return zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, most) if most else b""
+
+
+def _first_array(stream: BinaryIO, entry: Entry, begin: int, end: int) -> StoredArray:
+    """Return where the values of an entry are, from as few of its bytes as will do."""
+    for n_bytes in (_USUAL_HEADER_BYTES, MAX_HEADER_BYTES):
+        stream.seek(begin)
+        try:
+            return _stored_array(stream.read(min(n_bytes, end - begin)), entry, begin, end)
+        except (BadArchiveError, zlib.error):
+            if n_bytes == MAX_HEADER_BYTES or end - begin <= n_bytes:
+                raise
+    raise AssertionError("the last try returns or raises")
 
 
 def _stored_array(head: bytes, entry: Entry, begin: int, end: int) -> StoredArray:

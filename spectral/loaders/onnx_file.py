@@ -6,13 +6,12 @@ the operators that make one of them. What those compute, :mod:`spectral.loaders.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from spectral.errors import CorruptCheckpointError, ModelError, ModelNotFoundError
-from spectral.loaders.byte_ranges import stream_range
+from spectral.loaders.byte_ranges import size_of, stream_range
 from spectral.loaders.dtypes import INDEX_DTYPES, why_not_float
 from spectral.loaders.onnx_consumers import consumer_of, recurrent_layers
 from spectral.loaders.onnx_dequantize import dequantize
@@ -136,7 +135,7 @@ def open_onnx(path: Path) -> OnnxFile:
 def _read_graphs(path: Path) -> GraphIndex:
     try:
         with path.open("rb", buffering=0) as stream:
-            n_file = os.fstat(stream.fileno()).st_size
+            n_file = size_of(stream)
             if n_file == 0:
                 raise CorruptCheckpointError(f"{path}: the file is empty")
             return index_graphs(ModelReader(WireReader(stream, n_file)).read())

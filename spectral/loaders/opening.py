@@ -6,15 +6,16 @@ import os
 import stat
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spectral.errors import CorruptCheckpointError, ModelError, ModelNotFoundError, UnsupportedModelError
+from spectral.errors import CorruptCheckpointError, ModelError, UnsupportedModelError
 from spectral.loaders.derived import multiply_out
 from spectral.loaders.folder import open_folder
 from spectral.loaders.gguf_file import open_gguf
+from spectral.loaders.hub_cache import look_up, nothing_there
 from spectral.loaders.keras_file import KERAS_WEIGHTS, open_h5, open_keras_archive, open_keras_folder, open_keras_index
 from spectral.loaders.keras_model import is_keras_layer, open_keras
+from spectral.loaders.locations import as_location
 from spectral.loaders.memory import open_mapping
 from spectral.loaders.model_config import with_config
 from spectral.loaders.msgpack_file import open_msgpack
@@ -29,6 +30,7 @@ from spectral.loaders.torch_module import is_torch_module, open_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 _OPENERS: dict[str, Callable[[Path], TensorSource]] = {
     ".safetensors": open_safetensors,
@@ -60,7 +62,9 @@ def open_model(model: object) -> TensorSource:
         ``.ckpt``, ``.jit``), of Flax (``.msgpack``), of Keras (``.keras``, ``.h5``, ``.hdf5``, ``.weights.json``) or of
         TensorFlow (``.index``), a folder with weights or shards (and a ``config.json`` that says how attention is
         laid), a SavedModel, a folder that torch's distributed training or DeepSpeed wrote, a torch module, a Keras
-        model or layer, a state dict, or a dict of numpy arrays. A source that is open already is returned as it is.
+        model or layer, a state dict, or a dict of numpy arrays.
+        A path may be a URL (``https://``, ``hf://organisation/model``, ``s3://``, ``gs://``, ..), which is read by
+        ranges of bytes, or ``hf-cache:organisation/model``. A source that is open already is returned as it is.
 
     Returns
     -------
@@ -74,7 +78,7 @@ def open_model(model: object) -> TensorSource:
         package that is not installed. The message is one sentence that names the file and the place.
     """
     if isinstance(model, (str, os.PathLike)):
-        return multiply_out(_open_path(Path(os.fsdecode(model))))
+        return multiply_out(_open_path(as_location(model)))
     if is_keras_layer(model):  # Before torch: on that backend a Keras model is a torch module, too.
         return open_keras(model)
     if is_torch_module(model):
@@ -97,7 +101,12 @@ def _open_path(path: Path) -> TensorSource:
         if index.is_file():
             # TensorFlow calls a checkpoint by what the names of its files begin with.
             return open_checkpoint(index)
-        raise ModelNotFoundError(f"{path}: no such file or folder") from error
+        cached = look_up(path.as_posix())
+        if cached is not None:
+            return _open_path(cached)
+        raise nothing_there(path, path.as_posix()) from error
+    except ModelError:
+        raise
     except (OSError, ValueError) as error:
         raise ModelError(f"{str(path)[:200]!r}: cannot be read: {error}") from error
     if stat.S_ISDIR(mode):

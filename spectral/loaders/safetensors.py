@@ -8,12 +8,11 @@ https://github.com/huggingface/safetensors#format: eight bytes of header length 
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from spectral.errors import CorruptCheckpointError, ModelError, ModelNotFoundError
-from spectral.loaders.byte_ranges import read_range, stream_range
+from spectral.loaders.byte_ranges import read_range, size_of, stream_range
 from spectral.loaders.dtypes import numpy_dtype, stored_dtype, why_not_float
 from spectral.loaders.json_text import parse_json
 from spectral.loaders.naming import natural_order
@@ -143,7 +142,7 @@ def open_safetensors(path: Path) -> SafetensorsFile:
     """
     try:
         with path.open("rb") as stream:
-            n_file = os.fstat(stream.fileno()).st_size
+            n_file = size_of(stream)
             header = _read_header(path, stream.read(_LENGTH_BYTES), n_file, stream.read)
     except FileNotFoundError as error:
         raise ModelNotFoundError(f"{path}: no such file") from error

@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
+from spectral.errors import CorruptCheckpointError
+from spectral.loaders.byte_ranges import read_range
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 MAX_ENTRIES = 300_000
@@ -123,24 +127,102 @@ def find_ranges(
         The file cannot be read.
     """
     ranges: dict[str, tuple[int, int]] = {}
+    in_order = sorted(entries, key=lambda entry: entry.header)
+    prefetch = getattr(path, "prefetch", None)
+    if prefetch is not None:
+        first = 0 if span is None else span[0]
+        prefetch([first + entry.header for entry in in_order])
     with path.open("rb") as stream:
         first, n_archive = _extent(stream, span)
-        for entry in sorted(entries, key=lambda entry: entry.header):
+        for entry in in_order:
             if not (entry.is_stored or (may_be_packed and entry.is_deflated)):
                 raise BadArchiveError(f"entry {entry.name[:100]!r} is compressed or encrypted")
             if entry.header + _LOCAL.size > n_archive:
                 raise BadArchiveError(f"there is no entry {entry.name[:100]!r} where the directory says")
             stream.seek(first + entry.header)
-            header = stream.read(_LOCAL.size)
-            if len(header) < _LOCAL.size or header[:4] != MAGIC:
-                raise BadArchiveError(f"there is no entry {entry.name[:100]!r} where the directory says")
-            *_, n_name, n_extra = _LOCAL.unpack(header)
-            begin = entry.header + _LOCAL.size + n_name + n_extra
-            if begin + entry.packed_size > n_archive:
-                raise BadArchiveError(f"entry {entry.name[:100]!r} ends outside the file")
-            ranges[entry.name] = (first + begin, first + begin + entry.packed_size)
+            begin, end = _range_of(entry, stream.read(_LOCAL.size), n_archive)
+            ranges[entry.name] = (first + begin, first + end)
     _require_apart(ranges)
     return ranges
+
+
+def _range_of(entry: Entry, header: bytes | bytearray, end: int) -> tuple[int, int]:
+    """Return the first and past-the-last byte of an entry's content, which is to lie before ``end``."""
+    if len(header) < _LOCAL.size or header[:4] != MAGIC:
+        raise BadArchiveError(f"there is no entry {entry.name[:100]!r} where the directory says")
+    *_, n_name, n_extra = _LOCAL.unpack(header)
+    begin = entry.header + _LOCAL.size + n_name + n_extra
+    if begin + entry.packed_size > end:
+        raise BadArchiveError(f"entry {entry.name[:100]!r} ends outside the file")
+    return begin, begin + entry.packed_size
+
+
+@dataclass(frozen=True, slots=True)
+class LazyRanges(Mapping[str, tuple[int, int]]):
+    """What :func:`find_ranges` returns, for a file behind a URL: a local header is read when its entry is asked for.
+
+    That entries share no byte is seen from the directory: each must end before the next one's header.
+
+    Attributes
+    ----------
+    path : Path
+        The archive.
+    entries : mapping of str to Entry
+        Entries, none of them packed, by the names they are asked for.
+    ends : mapping of str to int
+        Where the content of each must end.
+    first : int
+        Where the archive begins in the file; all else counts from there.
+    """
+
+    path: Path
+    entries: Mapping[str, Entry] = field(repr=False)
+    ends: Mapping[str, int] = field(repr=False)
+    first: int = 0
+    _found: dict[str, tuple[int, int]] = field(default_factory=dict, repr=False)
+
+    def __getitem__(self, key: str) -> tuple[int, int]:
+        if key not in self._found:
+            entry, end = self.entries[key], self.ends[key]
+            header = read_range(
+                self.path, entry.name, self.first + entry.header, self.first + entry.header + _LOCAL.size
+            )
+            try:
+                found = _range_of(entry, header, end)
+            except BadArchiveError as error:
+                raise CorruptCheckpointError(f"{self.path}: not a readable archive ({error})") from error
+            self._found[key] = (self.first + found[0], self.first + found[1])
+        return self._found[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+
+def find_ranges_lazily(path: Path, entries: Mapping[str, Entry], *, span: tuple[int, int] | None = None) -> LazyRanges:
+    """Return the ranges of entries by their keys here, without reading their headers.
+
+    Raises
+    ------
+    BadArchiveError
+        An entry is packed or encrypted, or two share bytes.
+    OSError
+        The file cannot be read.
+    """
+    with path.open("rb") as stream:
+        first, n_archive = _extent(stream, span)
+    in_order = sorted(entries, key=lambda key: entries[key].header)
+    headers = [entries[key].header for key in in_order]
+    ends = dict(zip(in_order, [*headers[1:], n_archive], strict=True)) if in_order else {}
+    for key, end in ends.items():
+        entry = entries[key]
+        if not entry.is_stored:
+            raise BadArchiveError(f"entry {entry.name[:100]!r} is compressed or encrypted")
+        if entry.header + _LOCAL.size + entry.packed_size > end:
+            raise BadArchiveError(f"entry {entry.name[:100]!r} shares bytes with the next, or ends outside the file")
+    return LazyRanges(path, entries, ends, first)
 
 
 def _require_apart(ranges: Mapping[str, tuple[int, int]]) -> None:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from spectral.errors import CorruptCheckpointError, ModelError, ModelNotFoundError
 from spectral.loaders.byte_ranges import read_range
+from spectral.loaders.locations import is_remote
 from spectral.loaders.pickle_machine import ForbiddenPickleError, MalformedPickleError, read_pickle
-from spectral.loaders.stored_zip import MAGIC, BadArchiveError, Entry, find_ranges, read_directory
+from spectral.loaders.stored_zip import MAGIC, BadArchiveError, Entry, find_ranges, find_ranges_lazily, read_directory
 from spectral.loaders.torch_legacy import unsafe, why_no_archive
 from spectral.loaders.torch_pickle import TorchVocabulary
 
@@ -101,9 +102,19 @@ def _read(path: Path, span: tuple[int, int] | None) -> TorchArchive:
     pickle_entry = held[f"{prefix}data.pkl"]
     if pickle_entry.size > MAX_PICKLE_BYTES:
         raise BadArchiveError(f"its pickle claims {pickle_entry.size} bytes")
-    ranges = find_ranges(path, held.values(), span=span)
-    keys = {name.removeprefix(f"{prefix}data/"): place for name, place in ranges.items() if "data/" in name}
-    sizes = {key: end - begin for key, (begin, end) in keys.items()}
+    storages = {
+        name.removeprefix(f"{prefix}data/"): entry for name, entry in held.items() if name.startswith(f"{prefix}data/")
+    }
+    sizes = {key: entry.packed_size for key, entry in storages.items()}
+    keys: Mapping[str, tuple[int, int]]
+    if is_remote(path):
+        # A request for each of thousands of tensors would be no quick look.
+        keys = find_ranges_lazily(path, storages, span=span)
+        others = [entry for name, entry in held.items() if not name.startswith(f"{prefix}data/")]
+        ranges = find_ranges(path, others, span=span)
+    else:
+        ranges = find_ranges(path, held.values(), span=span)
+        keys = {key: ranges[entry.name] for key, entry in storages.items()}
     data = bytes(read_range(path, "data.pkl", *ranges[pickle_entry.name]))
     content = read_pickle(data, TorchVocabulary(sizes, is_script=is_script))
     order = ranges.get(f"{prefix}byteorder")
