@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 from collections.abc import Mapping
@@ -50,6 +51,10 @@ _OPENERS: dict[str, Callable[[Path], TensorSource]] = {
     ".weights.json": open_keras_index,
     ".index": open_checkpoint,
 }
+
+
+MAX_VALUES = 1 << 48
+"""More than any tensor has."""
 
 
 def open_model(model: object) -> TensorSource:
@@ -111,10 +116,10 @@ def _open_path(path: Path) -> TensorSource:
         raise ModelError(f"{str(path)[:200]!r}: cannot be read: {error}") from error
     if stat.S_ISDIR(mode):
         if (path / KERAS_WEIGHTS).is_file():
-            return _named_in_text(open_keras_folder(path), path)
+            return _checked(open_keras_folder(path), path)
         if (path / SAVED_MODEL).is_file():
-            return _named_in_text(open_saved_model(path), path)
-        opened = _named_in_text(open_folder(path, _open_file), path)
+            return _checked(open_saved_model(path), path)
+        opened = _checked(open_folder(path, _open_file), path)
         return with_config(dequantize(opened, partial(read_settings, path)), path)
     return dequantize(_open_file(path), partial(read_settings, path.parent))
 
@@ -131,11 +136,15 @@ def _open_file(path: Path) -> TensorSource:
     source = opener(path)
     if not source.tensors():
         raise CorruptCheckpointError(f"{path}: holds no tensors")
-    return _named_in_text(source, path)
+    return _checked(source, path)
 
 
-def _named_in_text(source: TensorSource, path: Path) -> TensorSource:
+def _checked(source: TensorSource, path: Path) -> TensorSource:
+    """Refuse what no format forbids, and nothing behind the loaders could handle."""
     for info in source.tensors():
+        if info.n_values == 0 and math.prod(filter(None, info.shape)) > MAX_VALUES:
+            # An empty tensor takes no bytes, whatever its other axes claim; but no array has such a shape.
+            raise CorruptCheckpointError(f"{path}: tensor {info.name[:200]!r}: a shape that no array has")
         # Half a surrogate pair is no text: it could be printed, written and compared nowhere.
         if any("\ud800" <= character <= "\udfff" for character in info.name):
             raise CorruptCheckpointError(f"{path}: tensor {info.name[:200]!r}: its name is not valid Unicode")

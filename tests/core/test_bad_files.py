@@ -123,6 +123,10 @@ SAFETENSORS: dict[str, tuple[bytes, str]] = {
         one(shape=[2**62, 2**62]),
         r"takes more than 9223372036854775807 bytes, data_offsets give 16",
     ),
+    "no values and endless axes": (
+        one(shape=[0, 2**62, 2**62], data_offsets=[0, 0]),
+        r"a shape that no array has|follow",
+    ),
     "shape above 2^63": (one(shape=[2**63]), r"tensor 'w': the shape must be a list"),
     "shape of endless digits": (
         safetensors_bytes(b'{"w": {"dtype": "F32", "shape": [%d, %d], "data_offsets": [0, 16]}}' % (HUGE, HUGE)),

@@ -1,9 +1,9 @@
 """Fuzz one parser, guided by its coverage, for some time: ``python -m tests.fuzz FORMAT SECONDS``.
 
 Needs ``atheris`` (``pip install atheris``), which is no dependency of the suite. Inputs that cover something new go
-to ``fuzz-FORMAT`` in the temporary folder; the smallest set that covers as much belongs into tests/fuzz/corpus/FORMAT,
-which tests/fuzz/test_corpus.py reads. One that ends in anything but a ModelError, takes more than 5 seconds or too
-much memory ends the run and is kept as ``crash-*``.
+to ``fuzz-FORMAT`` in the temporary folder; a hundred of them, short ones, belong into tests/fuzz/corpus/FORMAT, which
+tests/fuzz/test_corpus.py reads. One that ends in anything but a ModelError, takes more than 5 seconds or too much
+memory ends the run and is kept as ``crash-*``.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> None:
             "-verbosity=1",
             f"-artifact_prefix={found}/../crash-{name}-",
         ]
-        atheris.Setup([sys.argv[0], *options, str(found), *sys.argv[3:]], one_input)
+        atheris.Setup([sys.argv[0], *options, str(found)], one_input)
         atheris.Fuzz()
 
 
