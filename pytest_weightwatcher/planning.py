@@ -36,7 +36,7 @@ from pytest_weightwatcher.matching import unpaired_layers
 from pytest_weightwatcher.options import CONFIG_NAME
 from spectral.analysis import AnalysisOptions, Description, describe
 from spectral.description import EXCLUDED_BY_OPTION
-from spectral.errors import ModelNotFoundError
+from spectral.errors import ModelError, ModelNotFoundError
 from spectral.largest import LARGEST_WEIGHT
 from spectral.loaders.hub_cache import cached_name, is_model_id, nothing_there
 from spectral.loaders.locations import as_location, as_text, identity, is_place_elsewhere, is_remote
@@ -194,6 +194,7 @@ def plan_models(config: Config, wish: Wish, folder: Path) -> tuple[CheckedModel,
         Something is missing or unusable; nothing has been analysed yet.
     """
     wanted = _wanted_models(config, wish, folder)
+    _check_shown_apart(wanted)
     if wish.is_recording:
         _check_own_recordings(wanted)
     models = [
@@ -386,6 +387,14 @@ def _plan_recording(location: Path | None, model: Path, config: Config, wish: Wi
     # Reading it now refuses, before any work, to write over a file that is something else.
     before = read_baseline(location) if os.path.lexists(location) else None
     return Recording(path=location, before=before, mode=mode)
+
+
+def _check_shown_apart(wanted: Sequence[_Wanted]) -> None:
+    """Refuse URLs that differ only in what is not shown of them: no report could tell one from the other."""
+    shown = [str(want.path) for want in wanted]
+    twice = next((name for name in shown if shown.count(name) > 1), None)
+    if twice is not None:
+        raise ModelError(f"{twice}: two models whose URLs differ only behind the question mark")
 
 
 def _check_own_recordings(wanted: Sequence[_Wanted]) -> None:

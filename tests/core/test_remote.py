@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -816,3 +817,12 @@ def test_https_needs_no_package(server: FileServer, monkeypatch: pytest.MonkeyPa
         monkeypatch.setitem(sys.modules, module, None)
     server.files["/model.safetensors"] = to_safetensors(weights())
     assert len(open_model(f"{server.url}/model.safetensors").tensors()) == 3
+
+
+def test_nothing_of_the_network_is_imported_before_there_is_a_url() -> None:
+    code = (
+        "import sys, spectral.loaders.opening, spectral.loaders.remote\n"
+        "print(sorted({'ssl', 'http.client', 'fsspec', 'huggingface_hub'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -128,6 +128,13 @@ def test_signatures_are_in_no_output(
         assert "hunter2" not in said.out + said.err
 
 
+def test_urls_that_look_the_same(pytester: pytest.Pytester, server: FileServer) -> None:
+    url = f"{server.url}/m/model.safetensors"
+    run = pytester.runpytest(f"--ww-model={url}?a", f"--ww-model={url}?b")
+    assert run.ret == 4
+    run.stderr.fnmatch_lines([f"*{url}?*: two models whose URLs differ only behind the question mark*"])
+
+
 def test_fixtures_and_assertions(pytester: pytest.Pytester, server: FileServer) -> None:
     url = f"{server.url}/m/model.safetensors"
     pytester.makepyfile(

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from spectral.errors import MissingDependencyError, ModelError
 from spectral.loaders.remote.address import HUB, PROTOCOLS
+from spectral.loaders.remote.answer import Answer
 from spectral.loaders.remote.errors import missing, unreadable
-from spectral.loaders.remote.http_files import Answer
 
 if TYPE_CHECKING:
     from spectral.loaders.remote.address import Address

@@ -7,12 +7,12 @@ import re
 import threading
 import time
 import weakref
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from spectral.errors import UnsafeCheckpointError, UnsupportedModelError
 from spectral.loaders.remote.address import HTTP
+from spectral.loaders.remote.answer import Answer
 from spectral.loaders.remote.errors import RemoteReadError, missing, tidy, unreadable
 from spectral.loaders.remote.http_connection import Pool, Target, Watchdog, ask
 
@@ -36,28 +36,6 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _ABSENT = (404, 410)
 _FOR_A_WHILE = (408, 425, 429, 500, 502, 503, 504)
 _CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,19})-([0-9]{1,19})|\*)/([0-9]{1,19})")
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a server sent.
-
-    Attributes
-    ----------
-    n_read : int
-        Bytes that were put where they were wanted.
-    size : int
-        Bytes of the whole file.
-    tag : str
-        What the server calls this state of the file, or empty.
-    whole : bytes or None
-        The whole file, where a server sent that.
-    """
-
-    n_read: int
-    size: int
-    tag: str
-    whole: bytes | None = None
 
 
 class HttpFiles:

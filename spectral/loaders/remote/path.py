@@ -22,13 +22,12 @@ from spectral.errors import CorruptCheckpointError
 from spectral.loaders.remote.address import HTTP, Address, parse_url
 from spectral.loaders.remote.errors import RemoteReadError, missing, unreadable
 from spectral.loaders.remote.filesystem_files import FilesystemFiles
-from spectral.loaders.remote.http_files import MAX_WHOLE_BYTES, HttpFiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from spectral.loaders.remote.http_files import Answer
+    from spectral.loaders.remote.answer import Answer
 
 PIECE_BYTES = 1 << 23
 """How much of a tensor is passed over at a time, each with a request of its own."""
@@ -51,11 +50,23 @@ _KEPT_BYTES = 1 << 24
 _N_AT_ONCE = 8
 """Requests at a time where many places of one file are looked at."""
 
+_MAX_READ_BYTES = 1 << 24
+"""What :meth:`RemotePath.read_bytes` gives at most: it is for small files."""
+
 _LONGEST_SUFFIX = 12
 
 
 class _Files(Protocol):
     def read_into(self, address: Address, begin: int, view: memoryview) -> Answer: ...
+
+
+def _files_of(address: Address) -> _Files | FilesystemFiles:
+    if address.protocol not in HTTP:
+        return FilesystemFiles(address)
+    # Whoever reads files of this machine need not wait for the modules of HTTP and TLS.
+    from spectral.loaders.remote.http_files import HttpFiles
+
+    return HttpFiles()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +81,7 @@ class Session:
     """What the paths of one model share: connections, pieces of headers, and what files were like at first."""
 
     def __init__(self, address: Address, pins: dict[str, _Pin] | None = None) -> None:
-        self.files: HttpFiles | FilesystemFiles = HttpFiles() if address.protocol in HTTP else FilesystemFiles(address)
+        self.files = _files_of(address)
         self.pins: dict[str, _Pin] = dict(pins or {})
         self.refusals: dict[str, str] = {}
         self._kept: dict[tuple[str, int], bytes] = {}
@@ -343,7 +354,7 @@ class RemotePath:
 
     def read_bytes(self) -> bytes:
         with self.open() as stream:
-            return stream.read(MAX_WHOLE_BYTES)
+            return stream.read(_MAX_READ_BYTES)
 
     def _has_name_of_file(self) -> bool:
         return bool(self.address.parts) and 1 < len(self.suffix) <= _LONGEST_SUFFIX
