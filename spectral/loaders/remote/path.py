@@ -1,6 +1,6 @@
 """A file or folder behind a URL, with as much of ``pathlib.Path`` as the loaders use of a path.
 
-The package ``universal_pathlib`` has more of it, and was measured: it opens a file through the cache of fsspec, which
+The package ``universal_pathlib`` has more of it, and opens a file through the cache of fsspec, which
 reads 5 MiB at a time, asks for the size before each, and shows URLs with their signatures. What is needed here is
 less: small reads that stand together share a request, a tensor is one request, and nothing else is kept.
 """
