@@ -271,7 +271,12 @@ def test_interrupted(model: Path, capsys: Capture, monkeypatch: pytest.MonkeyPat
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr("pytest_weightwatcher.console.progress.NoProgress.__call__", interrupt)
-    assert run(capsys, "analyze", model, code=130) == "ww-gate: interrupted\n"
+    # A shell that starts the suite in the background has it ignore the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert run(capsys, "analyze", model, code=130) == "ww-gate: interrupted\n"
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # start
