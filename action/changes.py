@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,21 @@ if TYPE_CHECKING:
 _FILES = ("100644", "100755", "100664")
 _MAX_POINTER = 1024
 _BASELINE_SIGNS = (b'"matrices"', b'"pytest-weightwatcher"')
+
+
+_CONFIGS = frozenset(
+    {
+        "config.json",
+        "adapter_config.json",
+        "quantize_config.json",
+        "quant_config.json",
+        "hf_quant_config.json",
+    }
+)
+"""Files beside a checkpoint that say how its weights are to be read."""
+
+_CHECKPOINTS = (".onnx", ".safetensors", ".pt", ".pth", ".gguf", ".md", ".py", ".yaml", ".yml", ".ww.json")
+_PART = re.compile(r"-[0-9]{5}-of-[0-9]{5}(?=\.)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +110,7 @@ class Changes:
         """
         links = links_in(view)
         places = all_steps_to(view, (*judging.paths, *judging.baselines), links)
+        places |= self._beside(judging)
         # Where a folder became a link, all of it went: the link is a place, too.
         files = self._edited(lambda path: is_below(path, places) or self._is_recording(path))
         edited = tuple(sorted({*files, *self._ways(places)}))
@@ -107,6 +124,29 @@ class Changes:
                     "them apart, or have the check overridden"
                 )
         return edited
+
+    def _beside(self, judging: Judging) -> frozenset[str]:
+        """Return the files beside a baseline that are read with it: parts, external data, configurations.
+
+        No model is among them, nor another checkpoint: of an ONNX file all else may be its data, whatever its name.
+        """
+        found = set()
+        for baseline in judging.baselines:
+            folder, _, name = baseline.rpartition("/")
+            if name.endswith(".json"):
+                continue
+            stem = _PART.sub("", name).partition(".")[0]
+            prefix = f"{folder}/" if folder else ""
+            for path in (*self.before, *self.after):
+                rest = path.removeprefix(prefix)
+                is_meant = (
+                    rest in _CONFIGS
+                    or rest.startswith((f"{stem}.", f"{stem}-0"))
+                    or (name.endswith(".onnx") and not rest.endswith(_CHECKPOINTS))
+                )
+                if path.startswith(prefix) and is_meant and not is_below(path, judging.models):
+                    found.add(path)
+        return frozenset(found)
 
     def _edited(self, is_meant: Callable[[str], bool]) -> tuple[str, ...]:
         return tuple(path for path in sorted({**self.before, **self.after}) if is_meant(path) and self._is_edited(path))

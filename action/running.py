@@ -24,6 +24,8 @@ _TAIL = 64 * 1024
 _HIDDEN = ("GITHUB_OUTPUT", "GITHUB_ENV", "GITHUB_PATH", "GITHUB_STATE", "GITHUB_STEP_SUMMARY")
 _WORKERS = ("xdist", "xdist.plugin", "xdist.looponfail", "looponfail")
 _FOREIGN = ("PYTEST_ADDOPTS", "PYTEST_PLUGINS")
+_PLUGIN = "ww"
+"""The entry point of the gate. Others that are installed stay out: some put the workspace on sys.path."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +89,8 @@ def pytest_arguments(inputs: GateInputs, reports: Mapping[str, Path], settings: 
         "--noconftest",
         "-p",
         "no:cacheprovider",
+        "-p",
+        _PLUGIN,
         "--color=no",
         *(f"--ww-model={model}" for model in inputs.models),
         *(f"--ww-{name}={value}" for name, value in given.items() if value),
@@ -134,6 +138,7 @@ def judge(
 def _run(command: Sequence[str], folder: Path, stream: TextIO) -> tuple[int, str]:
     """Print the output of a command as it comes; return its exit code and the end of the output."""
     environ = {name: value for name, value in os.environ.items() if name not in (*_HIDDEN, *_FOREIGN)}
+    environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     tail = ""
     with stopped_commands(stream):
         try:
