@@ -172,7 +172,8 @@ class Changes:
         if not path.endswith(".json") or before == self.after.get(path):
             return False
         file = self.repository.workspace / path
-        now = file.read_bytes() if file.is_file() else b""
+        # A link is seen as such; behind it may be a device.
+        now = file.read_bytes() if file.is_file() and not file.is_symlink() else b""
         held = self.repository.content_of(before, path) if before is not None and before.mode in _FILES else b""
         return any(all(sign in content for sign in _BASELINE_SIGNS) for content in (now, held))
 

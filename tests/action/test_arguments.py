@@ -153,3 +153,12 @@ def test_what_cannot_be_installed_fails_the_job(harness: Harness, fake: Path, na
     assert outcome.is_failed
     assert outcome.ran == ["Install the gate", "Verdict"]
     assert not list(fake.parent.rglob("pwned"))
+
+
+def test_other_plugins_of_pytest_are_not_loaded(harness: Harness) -> None:
+    body = "import os; print('autoload', os.environ.get('PYTEST_DISABLE_PLUGIN_AUTOLOAD'))\n" + fake_result("pass")
+    fake = write_fake_python(harness.temp.parent, body)
+    outcome = harness.run(python=str(fake), install="false", comment="off")
+    assert "autoload 1" in outcome.log
+    (arguments,) = noted_arguments(harness.temp.parent)
+    assert arguments[arguments.index("ww") - 1] == "-p"

@@ -60,3 +60,13 @@ def test_the_workflow_may_ask_for_a_place_outside(harness: Harness) -> None:
     assert (harness.workspace / "reports" / "x.md").exists()
     (arguments,) = noted_arguments(harness.temp.parent)
     assert "a or b:c=d" in arguments
+
+
+@pytest.mark.parametrize("argument", ["--junitxml=site", "--ww-report=sarif:site"])
+def test_a_path_among_the_arguments_is_no_link_itself(harness: Harness, argument: str) -> None:
+    outside = harness.workspace.with_name("outside")
+    outside.write_text("precious", encoding="utf-8")
+    (harness.workspace / "site").symlink_to(outside)
+    outcome = run(harness, args=argument)
+    assert "is led out of the workspace" in outcome.of("error")[0].message
+    assert outside.read_text(encoding="utf-8") == "precious"

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from action.changes import Changes, Judging
 from action.overlay import make_overlay
+from action.repository import Entry, Repository
 from tests.action.conftest import Project
 from tests.action.harness import Harness, noted_arguments
 from tests.action.test_merge_base import RECORDING, judge
@@ -212,3 +214,28 @@ def test_the_workspace_by_another_name(harness: Harness, project: Project) -> No
     alias = harness.temp.parent / "alias"
     alias.symlink_to(harness.workspace)
     assert judge(harness, base, config=str(Path(alias, "ww.yaml"))).outputs["outcome"] == "fail"
+
+
+@pytest.mark.parametrize(
+    ("baseline", "expected"),
+    [
+        ("b/m.onnx", {"b/m.onnx.data", "b/weights.bin", "b/config.json", "b/sub/w"}),
+        ("b/ckpt.index", {"b/ckpt.data-00000-of-00001", "b/config.json"}),
+        ("b/m-00001-of-00002.gguf", {"b/m-00002-of-00002.gguf", "b/m.onnx.data", "b/config.json"}),
+        ("b/adapter_model.safetensors", {"b/config.json"}),
+        ("b/m.ww.json", set()),
+    ],
+)
+def test_what_is_read_beside_a_baseline_counts_as_it(baseline: str, expected: set[str], tmp_path: Path) -> None:
+    names = (
+        "b/m.onnx.data", "b/weights.bin", "b/config.json", "b/sub/w", "b/ckpt.data-00000-of-00001", "b/new.onnx",
+        "b/m-00002-of-00002.gguf", "b/README.md", "c/config.json", "b/model.bin",
+    )  # fmt: skip
+    entries = {name: Entry(mode="100644", name="0" * 40) for name in names}
+    repository = Repository(root=tmp_path, workspace=tmp_path)
+    changes = Changes(repository=repository, revision="HEAD", before=entries, after={})
+    found = changes._beside(Judging(paths=("ww.yaml",), baselines=(baseline,), models=("b/model.bin",)))
+    assert expected <= found
+    assert found.isdisjoint({"b/model.bin", "b/new.onnx", "b/README.md", "c/config.json"})
+    if not baseline.endswith(".onnx"):
+        assert found - {"b/m.onnx.data"} == expected - {"b/m.onnx.data"}

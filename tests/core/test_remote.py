@@ -826,3 +826,15 @@ def test_nothing_of_the_network_is_imported_before_there_is_a_url() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("localhost.", "LOCALHOST", "127.1", "0x7f.1", "2130706433", "127.0.0.1.", "a.localhost", "10.0.0.1", "::1"),
+        *("metadata.google.internal", "printer.local", "intranet"),
+    ],
+)
+def test_names_that_mean_the_own_network_behind_a_proxy(host: str) -> None:
+    assert not http_connection._sounds_public(host)
+    assert all(http_connection._sounds_public(name) for name in ("huggingface.co", "8.8.8.8", "example.org."))

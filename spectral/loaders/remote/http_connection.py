@@ -160,6 +160,10 @@ def _place(target: Target) -> tuple[str, str, bool]:
     return split.scheme, split.netloc, target.must_be_public
 
 
+_LOCAL_NAMES = frozenset({"localhost", "localdomain", "local", "internal", "intranet", "lan", "home", "corp", "arpa"})
+"""Last parts of names that mean this machine or its network."""
+
+
 def _make(target: Target) -> Connection:
     split = urlsplit(target.url)
     host, is_secure = split.hostname or "", split.scheme == "https"
@@ -168,7 +172,7 @@ def _make(target: Target) -> Connection:
     proxy = _proxy_of(split.scheme, host)
     if proxy is None:
         return kind(target, host, port)
-    if target.must_be_public and (not is_public(host) if _is_ip(host) else "." not in host or host == "localhost"):
+    if target.must_be_public and not _sounds_public(host):
         raise UnsafeCheckpointError(f"{host} is a name or an address of a private network or of this machine")
     place = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     connection = kind(target, place.hostname or "", place.port or 80)
@@ -177,6 +181,19 @@ def _make(target: Target) -> Connection:
     if is_secure:
         connection.set_tunnel(host, port, dict(connection.proxy_headers))
     return connection
+
+
+def _sounds_public(host: str) -> bool:
+    """Tell whether a host may be public, from its name alone: behind a proxy nothing else is known."""
+    name = host.rstrip(".").lower()
+    if _is_ip(name):
+        return is_public(name)
+    try:
+        # What the C library takes for an address: 127.1, 0x7f.1, 2130706433.
+        return is_public(socket.inet_ntoa(socket.inet_aton(name)))
+    except (OSError, UnicodeError):
+        labels = name.split(".")
+        return len(labels) > 1 and labels[-1] not in _LOCAL_NAMES
 
 
 def _proxy_of(scheme: str, host: str) -> str | None:
