@@ -172,6 +172,7 @@ def compare_records(
 
 
 ROW_LENIENCE = 2.0
+"""A single row may be off by so many times as much as the layer as a whole."""
 
 
 def compare_rounding_of(rounding: Rounding | None) -> LayerComparison:

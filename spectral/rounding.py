@@ -118,23 +118,21 @@ def compare_rounding(
     """
     reason = why_no_floor(quantization)
     n_rows, n_columns = original.shape[0], math.prod(original.shape[1:])
-    # Sums of squares by row: of the original, of what was lost, of what rounding loses.
-    total, lost, floor = np.zeros(n_rows), np.zeros(n_rows), np.zeros(n_rows)
-    # By column: of the original, of the weights, of the original rounded.
-    columns = np.zeros((3, n_columns))
-    kept = np.zeros((3, n_rows))
+    # Sums of squares by row: of what was lost, of what rounding loses.
+    lost, floor = np.zeros(n_rows), np.zeros(n_rows)
+    # By column and by row: of the original, of the weights, of the original rounded.
+    columns, kept = np.zeros((3, n_columns)), np.zeros((3, n_rows))
     for rows in _blocks(original.shape, quantization):
         before = np.asarray(original[rows], dtype=np.float32)
         after = np.asarray(weights[rows], dtype=np.float32)
         with np.errstate(over="ignore", invalid="ignore"):
             rounded = before if reason or quantization is None else round_to_nearest(before, quantization)
-            total[rows], lost[rows], floor[rows] = (
-                _energies(side) for side in (before, after - before, rounded - before)
-            )
+            lost[rows], floor[rows] = (_energies(side) for side in (after - before, rounded - before))
             for index, side in enumerate((before, after, rounded)):
                 flat = side.reshape(len(side), -1)
                 columns[index] += np.einsum("ij,ij->j", flat, flat)
                 kept[index, rows] = _energies(side)
+    total = kept[0]
     if not (np.isfinite(total).all() and np.isfinite(lost).all() and total.sum() > 0.0):
         return None
     n_clipped, clipped = _clipped_channels({"row": np.sqrt(kept), "column": np.sqrt(columns)})

@@ -8,6 +8,7 @@ behind its name. W = (codes - zero point)·scale.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -189,9 +190,9 @@ def place_scales(
 
     None where scales of this shape do not fit.
     """
-    n_scales = 1
-    for length in scales:
-        n_scales *= length
+    n_scales = math.prod(scales)
+    if n_scales == 0:
+        return None
     if n_scales == 1:
         return shape, (1,) * len(shape)
     if len(scales) == 1:
@@ -218,5 +219,8 @@ def _length(n: int, count: int, hint: int | None) -> int:
     fitting = [length for length in _LENGTHS if -(-n // length) == count]
     if BLOCK in fitting:
         return BLOCK
-    # Two lengths that fit say nothing; one of no power of two must at least leave no rest.
-    return fitting[0] if len(fitting) == 1 else n // count if not fitting and n % count == 0 and n // count >= 16 else 0
+    if fitting:
+        # Two lengths that fit say nothing.
+        return fitting[0] if len(fitting) == 1 else 0
+    length, rest = divmod(n, count)
+    return length if rest == 0 and length >= _LENGTHS[0] else 0
